@@ -57,6 +57,8 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
             found.append(f"{why[number]}; at its floor")
         elif kept == group.units and limit.multiple > 1:
             found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
+        elif kept == group.units and setup.ratio(number):
+            found.append(f"{why[number]}; the least that can go at once is more than that")
         else:
             found.append(why[number])
     return found

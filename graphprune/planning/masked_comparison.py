@@ -39,7 +39,7 @@ class MaskedComparison:
         try:
             found = largest_difference(self.graph, slim, plan)
         except Exception as error:
-            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward", error)
+            return ProgramDifference.failure(error)
         if found <= ROUNDING:
             return None
         return ProgramDifference(f"the outputs differ from the masked original's by {found:.1g}", "its result")

@@ -209,9 +209,15 @@ class _Attempt:
         unchanged = self._difference_of(())
         if unchanged is not None:
             raise _unchecked(self.setup, unchanged) from unchanged.cause
-        reason = f"the program would be another one: {difference}"
+        reason = f"the program would be another one: {difference}{self._unreached()}"
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
+
+    def _unreached(self) -> str:
+        """What no example runs, which may be what a slim model runs in its place."""
+        names = [name for name in self.setup.graph.trace.unreached if name in self.setup.graph.trace.shapes]
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        return f"; no example runs {', '.join(names[:2])}{more}: give examples that do" if names else ""
 
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""

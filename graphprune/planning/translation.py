@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from graphprune.errors import GraphpruneError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.dimensions import is_grid
@@ -27,6 +28,7 @@ from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
+from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
@@ -47,6 +49,14 @@ class ProgramDifference:
 
     def __str__(self) -> str:
         return f"{self.text}, at {self.line}"
+
+    @classmethod
+    def failure(cls, error: Exception, doing: str = "the slim model fails") -> ProgramDifference:
+        """That the slim model raises an error, in one line, where it does so."""
+        text, place = f"{type(error).__name__}: {error}", raised_at(error)
+        if isinstance(error, GraphpruneError):
+            text, place = error.found or error.what, error.place
+        return cls(f"{doing}: {' '.join(text.split())}", place or "its forward", error)
 
 
 class _Program(NamedTuple):
@@ -143,9 +153,7 @@ class Translation:
             with changing_globals(), random_numbers_kept():
                 replay_program(slim, self.graph.trace.trained, self.graph.trace.pick, training=True)
         except Exception as error:
-            return ProgramDifference(
-                f"the slim model fails in training: {type(error).__name__}: {error}", "its forward", error
-            )
+            return ProgramDifference.failure(error, "the slim model fails in training")
         return None
 
     def _run(self, run: Callable[..., Replay], slim: nn.Module) -> Replay | ProgramDifference:
@@ -155,7 +163,7 @@ class Translation:
                 set_random_state(self.graph.trace.random)
                 return run(slim, self.graph.examples, self.graph.trace.pick)
         except Exception as error:
-            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward", error)
+            return ProgramDifference.failure(error)
 
     def _compared(
         self, run: Replay, shapes: Shapes, alive: Mask, unknown_differ: bool = False

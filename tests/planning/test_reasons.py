@@ -91,3 +91,53 @@ def test_heads_and_the_width_that_is_tied_to_them(asked: dict[str, Any], why: di
     plan = graphprune.trace(Attending().eval(), torch.randn(2, 5, 6)).plan(**asked)
     found = {choice.group: choice.why for choice in plan.choices}
     assert why.items() <= found.items()
+
+
+class Routed(nn.Module):
+    """Rows go to the expert that has their number; the example leaves some without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.gate = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 16)) for _ in range(4))
+        self.leave = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        chosen, out = self.gate(h).argmax(-1), torch.zeros_like(h)
+        for number, expert in enumerate(self.experts):
+            rows = chosen == number
+            if rows.any():
+                out[rows] = expert(h[rows])
+        found: Tensor = self.leave(h + out)
+        return found
+
+
+def test_a_slim_model_that_fails_is_told_in_one_line_with_what_no_example_runs() -> None:
+    torch.manual_seed(2)  # the slim model sends a row to an expert that had none
+    plan = graphprune.trace(Routed(), torch.randn(6, 6)).plan(0.5)
+    why = plan.choices[0].why
+    assert why.startswith("the program would be another one: the slim model fails: RuntimeError: mat1 and mat2")
+    assert "out[rows] = expert(h[rows])" in why
+    assert why.endswith("; no example runs experts.0.0.weight, experts.0.0.bias and 6 more: give examples that do")
+    assert "\n" not in why
+
+
+class Shuffled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        for _ in range(2):
+            y = y.view(len(y), 2, -1).transpose(1, 2).flatten(1)
+        found: Tensor = self.leave(torch.cat(y.chunk(2, 1)[::-1], 1))
+        return found
+
+
+def test_a_step_that_is_more_than_what_is_asked_is_told() -> None:
+    plan = graphprune.trace(Shuffled(), torch.randn(2, 5)).plan(0.5)
+    (choice,) = plan.choices
+    assert choice.kept == choice.units
+    assert "the least that can go at once is more than that" in choice.why
