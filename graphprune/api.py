@@ -228,7 +228,7 @@ class ChannelGraph(Printed, Analysis):
             PlanError: these channels cannot go, or not without others: the message says what else.
         """
         check_type("kept", kept, Mapping, "a dict of the numbers that stay, by names")
-        named = {self._channels(name): indices(name, value) for name, value in kept.items()}
+        named = {self._channels(name): indices(f"kept[{name!r}]", value) for name, value in kept.items()}
         return self._warned(plan_of_kept(self, named))
 
     def plan_from_masks(self, masks: Mapping[str, Tensor]) -> Plan:

@@ -64,7 +64,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "frozen": (lambda: Override(frozen="no"), "frozen: must be True or False, but is 'no'"),  # type: ignore[arg-type]
     "budgets": (lambda: GRAPH.plan(budgets=ANY), "budgets: must be a dict"),
-    "budget kind": (lambda: GRAPH.plan(budgets={"flops": 0.5}), "budgets: 'flops' is not known; use one of 'macs'"),
+    "budget kind": (lambda: GRAPH.plan(budgets={"flops": 0.5}), "budgets: 'flops' is no kind of budget"),
     "loss": (lambda: GRAPH.plan(0.5, loss_fn=ANY), "loss_fn: must be a function, but is 3"),
     "run_with": (lambda: GRAPH.plan(0.5, run_with=ANY), "run_with: must be a function"),
     "protect_ends": (lambda: GRAPH.plan(0.5, protect_ends="yes"), "protect_ends: must be True or False"),  # type: ignore[arg-type]

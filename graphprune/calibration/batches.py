@@ -18,7 +18,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.tree import map_tensors
+from graphprune.utils.tree import map_tensors, tensors_of
 
 _MANY = 1000
 """Batches without a length of which there are more may have no end."""
@@ -123,7 +123,7 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
     """The inputs of a batch as positional and keyword arguments.
 
     Raises:
-        InputError: they are neither a tensor, a tuple, a list nor a dict.
+        InputError: they are neither a tensor, a tuple, a list nor a dict, or the first tensor holds no sample.
     """
     if not isinstance(inputs, Tensor | tuple | list | Mapping):
         raise InputError(
@@ -132,6 +132,15 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
             found=found_value(inputs),
             needed=BATCHES,
             do="pass a list of batches such as [batch]; for arrays, torch.from_numpy(array)",
+        )
+    first = next(tensors_of(inputs), None)
+    if first is not None and first.ndim and not len(first):
+        raise InputError(
+            f"calibration: batch {number} holds no samples",
+            where=f"batch {number} of calibration",
+            found=describe(inputs),
+            needed="batches of one sample or more",
+            do="leave the batch out",
         )
     return normalize(inputs)
 

@@ -59,7 +59,6 @@ class DataReader:
         option: which option it is.
         place: what it names; None: there is no data.
         samples, batch_size, tokenizer, length: the options of the same names; None: not given.
-        usual_size: how many images, or arrays of single samples, make a batch where nothing else is given.
     """
 
     option: str
@@ -68,7 +67,6 @@ class DataReader:
     batch_size: int | None = None
     tokenizer: Path | None = None
     length: int | None = None
-    usual_size: int = IMAGES_IN_A_BATCH
 
     def check(self) -> None:
         """Usage is wrong if there is no such data, or an option is given that it does not take."""
@@ -91,7 +89,7 @@ class DataReader:
         """
         path, most = Path(str(self.place)), self.samples or MOST_READ
         if path.is_dir():
-            folder = DataFolder(self.option, path, most, self.batch_size or self.usual_size, _folder_of(spec))
+            folder = DataFolder(self.option, path, most, self.batch_size or IMAGES_IN_A_BATCH, _folder_of(spec))
             return folder.batches(model, examples)
         if path.is_file() and path.suffix == ".jsonl":
             tokenizer = self.tokenizer or _folder_of(spec)

@@ -32,7 +32,7 @@ class ExportOptions(OptionGroup):
     ] = None
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="TYPE", help="of weights in a GGUF file: f32, f16 or q8_0; without, f16"),
+        typer.Option("--dtype", metavar="TYPE", help="of weights in a GGUF file: f32, f16, bf16 or q8_0; without, f16"),
     ] = None
     serve: Annotated[
         str | None,
@@ -108,7 +108,7 @@ FILE_KINDS = {
     "gguf": FileKind("a file that stock llama.cpp runs", _gguf, ("tokenizer", "dtype"), file=True),
     "onnx": FileKind("an ONNX file, with the batch size open", _onnx, ("input",), file=True),
 }
-_NAMED = {"dtype": ("f32", "f16", "q8_0"), "serve": tuple(sorted(SERVERS))}
+_NAMED = {"dtype": ("f32", "f16", "bf16", "q8_0"), "serve": tuple(sorted(SERVERS))}
 """Options that take one of these names."""
 
 _To = Annotated[

@@ -14,7 +14,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
-from graphprune.cli.calibration_options import DataReader, Length, Samples, Tokenizer, data_option
+from graphprune.cli.calibration_options import BatchSize, DataReader, Length, Samples, Tokenizer, data_option
 from graphprune.cli.device_option import check_device
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import WeightOptions
@@ -24,6 +24,7 @@ from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_folder, check_new_file, check_writable
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.export.bundle import bundle_versions
 from graphprune.tracing.inputs import calls_of
 from graphprune.training.distributed import PRECISIONS
 from graphprune.training.finetuning import OPTIMIZERS
@@ -70,6 +71,7 @@ class TrainingOptions(OptionGroup):
         data_option("--data", "pairs (inputs, target), or arguments with which the model computes its own loss"),
     ]
     samples: Samples = None
+    batch_size: BatchSize = None
     tokenizer: Tokenizer = None
     length: Length = None
     epochs: Annotated[Any, _count("--epochs", "the number of passes over the data")] = None
@@ -137,7 +139,7 @@ class TrainingOptions(OptionGroup):
 
     def reader(self) -> DataReader:
         """What reads the data."""
-        return DataReader("--data", self.data, self.samples, None, self.tokenizer, self.length, usual_size=1)
+        return DataReader("--data", self.data, self.samples, self.batch_size, self.tokenizer, self.length)
 
     def _check_together(self) -> None:
         """Usage is wrong if an option is about another one that is not given, or the teacher is none."""
@@ -167,7 +169,7 @@ def check_checkpoint(folder: Path) -> None:
     """Usage is wrong if checkpoints of a training cannot be in a folder."""
     if folder.exists() and not folder.is_dir():
         raise usage_error(f"--checkpoint: {folder} is a file; give a folder")
-    if is_bundle(folder):
+    if bundle_versions(folder).hold_own():
         raise usage_error(f"--checkpoint: {folder} is the folder of a slim model; give another one")
     check_writable("--checkpoint", folder)
 

@@ -209,6 +209,8 @@ def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:
     names = getattr(config, "architectures", None) or ()
     cls = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
     cls = cls or _class_for(config, transformers)
+    if torch.get_default_device().type == "meta":  # Transformers refuses to load there, and nothing is to be loaded
+        return _built(spec, lambda: cls(config).to(getattr(config, "dtype", None) or torch.get_default_dtype()))
     if Path(name).is_dir() and not _has_weights(Path(name)):
         return _built(spec, lambda: cls(config))
     return _built(spec, lambda: cls.from_pretrained(name), _CHECKPOINT_ADVICE)

@@ -37,7 +37,7 @@ from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.files import check_path
-from graphprune.utils.folders import ADVICE, Versions, check_version
+from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
@@ -172,7 +172,7 @@ def _last_version(folder: Path) -> tuple[Path, dict[str, Path]]:
         raise LoadError(
             f"directory: {folder} holds no saved model",
             where=str(folder),
-            found="a folder without a version" if folder.exists() else "no such folder",
+            found=found_instead(folder),
             needed="a folder that graphprune.save wrote",
             do="pass the directory that graphprune.save wrote",
         )

@@ -329,8 +329,7 @@ def _write(
     data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if external else None
     with writing("path", path), temporary_folder(path.parent, f".{path.name}.") as folder:
         onnx_ir.save(model, folder / path.name, external_data=data.name if data else None)
-        note = _why_not_compared(program, check)
-        apart = None if note else _difference(folder / path.name, program, example)
+        apart, note = _comparison(folder / path.name, program, example, check)
         size = sum(file.stat().st_size for file in folder.iterdir())
         if data:
             os.replace(folder / data.name, data)
@@ -346,6 +345,23 @@ def _write(
 
 def _axes(value: Any) -> Axes:
     return tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+
+
+def _comparison(path: Path, program: _TensorProgram, example: DynamicExample, check: bool) -> tuple[float | None, str]:
+    """How far ONNX Runtime's outputs are from the model's at most; None, and why, where it does not run the file."""
+    if note := _why_not_compared(program, check):
+        return None, note
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return _difference(path, program, example), ""
+    except NoKernel as error:
+        return None, f"not compared with the model, as ONNX Runtime cannot run it on the CPU: {_last_words(error)}"
+
+
+def _last_words(error: Exception) -> str:
+    """What an error of ONNX Runtime says, without its number and code."""
+    return " ".join(str(error).rpartition(" : ")[2].split())
 
 
 def _why_not_compared(program: _TensorProgram, check: bool) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from graphprune.calibration.statistics import Gradients
 from graphprune.importance.context import Context
+from graphprune.utils.evaluation import eagerly
 
 
 class GradientSum(Protocol):
@@ -36,6 +37,7 @@ def gradient_sum(criterion: str) -> Callable[[type[S]], type[S]]:
     return register
 
 
+@eagerly()
 def gather_gradients(context: Context, *names: str) -> None:
     """Work out what these criteria sum up, in one pass over the batches; what is known stays.
 

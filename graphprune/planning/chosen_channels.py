@@ -353,6 +353,10 @@ def units_by_group(graph: Analysis, units: Iterable[int]) -> list[tuple[str, lis
 def indices(name: str, value: object) -> Ids:
     """Numbers that somebody gives: a sequence, an array, or a tensor; a mask of truth values too.
 
+    Args:
+        name: what they are given as, for messages.
+        value: what was given.
+
     Raises:
         InputError: they are none of these, or a number is there twice, as in masks of zeros and ones.
     """
@@ -361,8 +365,8 @@ def indices(name: str, value: object) -> Ids:
         return np.flatnonzero(array)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise InputError(
-            f"kept: {name} maps to {shown(value)}",
-            where=str(name),
+            f"{name}: is {shown(value)}",
+            where=name,
             found=found_value(value),
             needed="whole numbers in one dimension, or a mask of truth values",
             do="give the numbers of the entries that stay, such as [0, 1, 5]",
@@ -371,9 +375,8 @@ def indices(name: str, value: object) -> Ids:
     if len(numbers) < len(array):
         first = int(times.argmax())
         raise InputError(
-            f"kept: {name} maps to {len(array)} numbers, of which {int(numbers[first])} is there {int(times[first])} "
-            "times",
-            where=str(name),
+            f"{name}: are {len(array)} numbers, of which {int(numbers[first])} is there {int(times[first])} times",
+            where=name,
             found=found_value(value),
             needed="every number once, or a mask of truth values",
             do="give the numbers of the entries that stay, such as [0, 1, 5]; make truth values of a mask of zeros and "

@@ -252,7 +252,13 @@ class PruningOptions:
                 do="pass seed=0",
             )
         for kind in self.budgets:
-            check_known("budgets", kind, BUDGET_KINDS)
+            if kind not in BUDGET_KINDS:
+                raise InputError(
+                    f"budgets: {shown(kind)} is no kind of budget{did_you_mean(kind, BUDGET_KINDS)}",
+                    found=f"the key {shown(kind)}",
+                    needed=f"keys among {', '.join(map(repr, BUDGET_KINDS))}",
+                    do=f"register it with graphprune.budget_kind({kind!r}), or give one of these",
+                )
             self._check_given_once(kind)
 
     def _check_given_once(self, kind: str) -> None:

@@ -30,7 +30,7 @@ from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_optional, check_sequence, check_type, with_article
 from graphprune.utils.files import check_path, writing_tensors
-from graphprune.utils.folders import ADVICE, Versions, check_version
+from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
@@ -229,7 +229,7 @@ def _read(folder: Path) -> _Saved:
         raise LoadError(
             f"directory: {folder} holds no checkpoint",
             where=str(folder),
-            found="a folder without a version" if folder.exists() else "no such folder",
+            found=found_instead(folder),
             needed="a folder that graphprune.save_checkpoint wrote",
             do="pass the directory that save_checkpoint wrote",
         )

@@ -107,8 +107,8 @@ class Training:
         """Train to the end, from the checkpoint on if there is one."""
         if self.checkpoint is not None and has_checkpoint(self.checkpoint):
             self._resume(self.checkpoint)
-        self.optimizer.zero_grad(set_to_none=True)
         with _given_back(self.model), self.objective.attached(self.model, self.processes.device):
+            self.optimizer.zero_grad(set_to_none=True)
             try:
                 dealt = self.processes.prepare(self.model, self.optimizer, self.batches)
                 self._train(dealt, self._total(dealt))
@@ -296,11 +296,13 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
 
 @contextmanager
 def _given_back(model: nn.Module) -> Iterator[None]:
-    """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts.
+    """Modes are as before afterwards, and after an error weights, buffers and gradients; not if a person interrupts.
 
     Masked weights are without the gradients that the last step left on them.
     """
     before = [(tensor, tensor.detach().clone()) for tensor in all_tensors(model)]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    restored: list[tuple[nn.Parameter, Tensor | None]] = []
     try:
         with preserve_modes(model):
             yield
@@ -308,10 +310,13 @@ def _given_back(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, values in before:
                 tensor.copy_(values)
+        restored = gradients
         raise
     finally:
         clear_gradients(model.parameters())
         apply_masks(model)
+        for parameter, gradient in restored:
+            parameter.grad = gradient
 
 
 @contextmanager

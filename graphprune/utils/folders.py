@@ -121,8 +121,20 @@ class Versions:
         """The last version that was written whole, if there is one."""
         return max(self._all(), key=_number, default=None)
 
+    def hold_own(self) -> bool:
+        """Is the last version of what is kept here, and not of something else?"""
+        version = self.latest()
+        return version is not None and (version / self.marker).is_file()
+
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("version-*") if _is_version(path)]
+
+
+def found_instead(folder: Path) -> str:
+    """What is there in place of a folder with versions, in words."""
+    if folder.is_dir():
+        return "a folder without a version"
+    return "a file" if folder.exists() else "no such folder"
 
 
 class FileSum(Struct, frozen=True, forbid_unknown_fields=True):
