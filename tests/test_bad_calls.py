@@ -131,6 +131,16 @@ def test_quantized_layers_are_named() -> None:
         graphprune.prune_model(packed, 0.5, torch.randn(2, 8))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning", "ignore:.*deprecated")
+def test_layers_that_are_quantized_among_others_are_named() -> None:
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(*layers), {nn.Linear})
+    with pytest.raises(
+        GraphpruneError, match=r"layers of Sequential are quantized[\s\S]*prune the model, then quantize"
+    ):
+        graphprune.prune_model(model, 0.5, torch.randn(1, 3, 8, 8))
+
+
 class Prompted(nn.Module):
     """A prompt of no rows, as prompt tuning has it when it is turned off."""
 

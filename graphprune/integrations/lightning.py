@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.errors import MissingPackageError
+from graphprune.errors import InputError, MissingPackageError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
@@ -18,7 +18,7 @@ from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Schedule
 
 try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 except ImportError as error:
     raise MissingPackageError(
         "the Lightning callback needs lightning",
@@ -74,7 +74,12 @@ class PruningCallback(Callback):
         self._prepared.resume(self._pruned(module), state, str(checkpoint))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The model and the optimizers are there."""
+        """The model and the optimizers are there.
+
+        Raises:
+            InputError: another callback keeps an average of the weights, which would have the shapes of before.
+        """
+        _check_averages(trainer)
         self._prepared.begin(self._pruned(pl_module), trainer.optimizers, trainer.world_size)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -93,6 +98,20 @@ class PruningCallback(Callback):
         if not self.part and self._prepared.example_inputs is None:
             self._prepared.example_inputs = module.example_input_array
         return module.get_submodule(self.part)
+
+
+def _check_averages(trainer: Trainer) -> None:
+    kind = getattr(callbacks, "WeightAveraging", None)  # since Lightning 2.6
+    found = next((one for one in getattr(trainer, "callbacks", ()) if kind and isinstance(one, kind)), None)
+    if found is not None:
+        raise InputError(
+            f"callbacks: {type(found).__name__} keeps an average of the weights, in the shapes of before pruning",
+            where=type(found).__name__,
+            found="it beside a PruningCallback",
+            needed="averages that are pruned with the module",
+            do="average in the module, with a torch.optim.swa_utils.AveragedModel that is given as averages=[...]; or "
+            f"fit again with {type(found).__name__} once pruning is over",
+        )
 
 
 class SparsityCallback(Callback):

@@ -20,7 +20,7 @@ from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import HEADS
-from graphprune.planning.setup import PlanSetup, types_changed
+from graphprune.planning.setup import PRUNE_FIRST, PlanSetup, packed_layer, types_changed
 from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
@@ -245,6 +245,14 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             found=str(difference),
             needed="blocks without which the rest runs as before",
             do="ask for a smaller depth=, or leave it out",
+        )
+    if packed := packed_layer(setup.graph.model):
+        return PlanError(
+            f"model: layers of {type(setup.graph.model).__name__} are quantized, with which no plan can be checked",
+            where=packed,
+            found=f"{packed}; {difference}",
+            needed="layers with parameters",
+            do=PRUNE_FIRST,
         )
     for name, now, traced in types_changed(setup.graph):
         return PlanError(

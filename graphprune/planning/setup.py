@@ -65,7 +65,8 @@ class PlanSetup:
             InputError: an override matches nothing, or the criterion is not known.
             PlanError: the model has nothing that can be removed, or no block that can be left out.
         """
-        _require_groups(graph)
+        if not (options.depth and graph.blocks):
+            _require_groups(graph)
         _require_traced_sizes(graph)
         scores = UnitScores(graph, options, statistics)
         chosen_later = not options.depth or options.allocation == SEARCHED
@@ -168,14 +169,19 @@ _PART_OF = "prune the model that these layers are a part of; graph.explain(name)
 
 def _no_parameters(model: nn.Module) -> tuple[str, str]:
     """Why a model without parameters has none, if that can be told, and what to do."""
-    kinds = (type(module) for _, module in named_modules(model))
-    packed = next((kind for kind in kinds if ".quantized." in kind.__module__), None)
+    packed = packed_layer(model)
     if packed is None:
         return "it has no parameters", "pass a model with convolutions, linear layers or attention"
-    return (
-        f"its layers are quantized ({packed.__module__}.{packed.__name__})",
-        "prune the model, then quantize the slim one",
-    )
+    return f"its layers are quantized ({packed})", PRUNE_FIRST
+
+
+PRUNE_FIRST = "prune the model, then quantize the slim one"
+
+
+def packed_layer(model: nn.Module) -> str | None:
+    """The class of a layer whose weights torch has packed as integers; None: there is none."""
+    kinds = (type(module) for _, module in named_modules(model))
+    return next((f"{k.__module__}.{k.__name__}" for k in kinds if ".quantized." in k.__module__), None)
 
 
 def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:

@@ -39,9 +39,11 @@ def noise_on_zeros(model: nn.Module, slim: nn.Module, plan: Plan) -> Noise:
 
 
 def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise for a tensor; that of biases is positive, since a negative one may keep a ReLU at zero for all inputs."""
     scale = float(np.prod(tensor.shape[1:])) ** -0.5 if tensor.ndim > 1 else VECTOR_SCALE
     wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return (scale * torch.randn(tensor.shape, generator=generator, dtype=wide, device="cpu")).to(tensor.dtype)
+    noise = scale * torch.randn(tensor.shape, generator=generator, dtype=wide, device="cpu")
+    return (noise.abs() if tensor.ndim == 1 else noise).to(tensor.dtype)
 
 
 def slim_noise(noise: Noise, plan: Plan) -> Noise:

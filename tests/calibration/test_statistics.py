@@ -46,6 +46,12 @@ class WithLoss(Net):
         return {"loss": loss, "logits": scores} if labels is not None else {"logits": scores}
 
 
+def test_a_batch_without_samples_is_named() -> None:
+    x = torch.randn(4, 3)
+    with pytest.raises(InputError, match=r"calibration: batch 1 holds no samples[\s\S]*f32\[0, 3\]"):
+        graphprune.prune_model(Net(), 0.5, x, importance="wanda", calibration=[x, x[:0]])
+
+
 def statistics(calibration: Any, loss_fn: Any = None, model: nn.Module | None = None) -> Statistics:
     model = Net() if model is None else model
     return Statistics(model, graphprune.trace(model, torch.randn(2, 3)).units, calibration, loss_fn)

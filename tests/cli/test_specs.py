@@ -237,6 +237,16 @@ def test_transformers_checkpoint_keeps_class_and_weights(checkpoint):
     assert torch.equal(loaded.classifier.weight, model.classifier.weight)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_transformers_checkpoint_on_meta_is_not_loaded(checkpoint, kind):
+    path, model = checkpoint
+    model.to(kind).save_pretrained(path)
+    loaded = load_spec(f"hf:{path}", device="meta")
+    assert type(loaded) is type(model)
+    assert {p.device.type for p in loaded.parameters()} == {"meta"}
+    assert {p.dtype for p in loaded.parameters()} == {kind}
+
+
 def test_transformers_configuration_alone_gives_random_weights(checkpoint):
     path, model = checkpoint
     for file in path.glob("*.safetensors"):

@@ -415,6 +415,22 @@ def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
     assert result(f"measure {SPEC} --weights tuned.pt --untimed", capsys)["parameters"]
 
 
+def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> None:
+    line = f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 2 --lr 0.01 --checkpoint"
+    first = result(f"{line} ck -o tuned", capsys)
+    assert result(f"{line} ck -o again", capsys)["loss"] == first["loss"]
+    assert f"--checkpoint: {slim} is the folder of a slim model" in refused(f"{line} {slim} -o out", capsys)
+
+
+def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture, folder: Path) -> None:
+    (folder / "arrays").mkdir()
+    for number in range(5):
+        np.save(folder / "arrays" / f"{number}.npy", np.random.default_rng(number).random((3, 8, 8), np.float32))
+    line = f"finetune {slim} --model {SPEC} --data arrays --teacher {SPEC} --alpha 1 --epochs 1 --lr 0.01"
+    assert result(f"{line} -o tuned", capsys)["steps"] == 1
+    assert result(f"{line} --batch-size 2 -o tuned --force", capsys)["steps"] == 3
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

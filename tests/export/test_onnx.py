@@ -147,6 +147,13 @@ def test_names_of_inputs_and_outputs(tmp_path: Path) -> None:
     assert "note: not compared with the model, as check=False" in str(file)
 
 
+def test_what_onnx_runtime_has_no_kernels_for_is_not_compared(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
+    file = export_onnx(model, tmp_path / "a.onnx", torch.randn(1, 3, 8, 8).double())
+    assert file.difference is None and (tmp_path / "a.onnx").is_file()
+    assert "not compared with the model, as ONNX Runtime cannot run it on the CPU: Could not find an imp" in str(file)
+
+
 def test_weights_beside_the_file(tmp_path: Path) -> None:
     for name in ("a.onnx", "a.onnx.0123abcd.data", "a.onnx.mine.data"):
         (tmp_path / name).write_text("old")

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import transformers
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -272,3 +272,12 @@ def test_transformers_masks_weights_and_goes_on(tmp_path: Path) -> None:
     model, callback, trainer = started()
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert equal(model, whole)
+
+
+def test_averages_of_another_callback_are_refused_before_training(tmp_path: Path) -> None:
+    averaging = WeightAveraging()
+    module = Classifier(whole=True)
+    trainer = lightning_trainer(tmp_path, 1, averaging, LightningCallback(SCHEDULE, ratio=0.5))
+    with pytest.raises(InputError, match="WeightAveraging keeps an average of the weights, in the shapes of before"):
+        trainer.fit(module, loader())
+    assert module.model[0].out_channels == 8

@@ -200,3 +200,26 @@ def test_the_only_layer_that_counts_tokens_is_named() -> None:
     graph = graphprune.trace(LlamaForCausalLM(config))
     with pytest.raises(PlanError, match=r"depth: model\.layers\.0 cannot be left out, as Transformers counts tokens"):
         graph.plan(depth=0.5)
+
+
+class Stream(nn.Module):
+    """A stream that is the model's input and output: no channel can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.layer(x)
+        return found
+
+
+@pytest.mark.parametrize("asked", [{"depth": 0.5}, {"depth": 0.5, "macs": 0.5}, {"depth": 0.5, "ratio": 0.5}])
+def test_a_model_of_which_no_channel_can_go_loses_blocks(asked: dict[str, float]) -> None:
+    model, x = nn.Sequential(Stream(), Stream()), torch.randn(2, 16)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(**asked)  # type: ignore[arg-type]
+    assert len(plan.skipped) == 1
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+    with pytest.raises(PlanError, match="has nothing that can be pruned"):
+        graph.plan(0.5)

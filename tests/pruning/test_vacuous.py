@@ -137,3 +137,17 @@ def test_weights_on_meta_cannot_be_verified() -> None:
     model = Several().to("meta")
     with pytest.raises(graphprune.InputError, match=r"model: first.weight is on meta[\s\S]*load the weights first"):
         graphprune.prune_model(model, 0.5, X, outputs=only_class, verify=True, importance="random")
+
+
+def test_biases_that_are_zero_do_not_put_channels_out_of_sight() -> None:
+    """Copies get noise there; where it is negative, a ReLU may give zeros in both models whatever comes before it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)).eval().double()
+    x = 0.1 * torch.randn(2, 8, dtype=torch.float64)
+    plan = graphprune.trace(model, x).plan(0.25)
+    for channel in range(12):
+        slim = plan.apply(model)
+        before = slim(x)
+        with torch.no_grad():
+            slim.get_parameter("0.weight")[channel] *= -3
+        assert not graphprune.verify(model, slim, plan, x).passed or torch.allclose(slim(x), before, atol=1e-9)

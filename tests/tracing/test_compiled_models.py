@@ -80,6 +80,14 @@ def test_in_inference_mode() -> None:
     assert not any(p.is_inference() for p in slim.parameters())
 
 
+@pytest.mark.parametrize("importance", ["auto", "surgeon", "kfac", "fisher"])
+def test_criteria_that_read_gradients_in_inference_mode(importance: str) -> None:
+    model = net()
+    with torch.inference_mode():
+        slim = graphprune.prune_model(model, 0.5, INPUTS, importance=importance, calibration=[INPUTS])
+    slim(INPUTS).sum().backward()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_gradients_are_as_they_were(mode: Callable[[], torch.autograd.grad_mode.no_grad]) -> None:
     with mode():

@@ -336,10 +336,14 @@ def test_damaged_histories() -> None:
 def test_mistakes_are_explained_and_change_nothing(given: dict[str, Any], message: str) -> None:
     model = net()
     before = weights(model)
+    gradients = [torch.randn_like(p) for p in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
     arguments = {"model": model, "batches": loader(), **QUICK} | given
     with pytest.raises(InputError, match=message):
         finetune(**arguments)
     assert equal(weights(model), before) and model.training
+    assert all(gradient.equal(p.grad) for p, gradient in zip(model.parameters(), gradients, strict=True))
 
 
 def test_numbers_of_other_libraries_count(tmp_path: Path) -> None:
