@@ -141,7 +141,7 @@ def _needed(operand: fx.Node, source: fx.Node) -> str:
 def _advice(operand: fx.Node, first: str = "") -> str:
     if _writes(operand):
         return "nothing of it can be removed"
-    if operand.meta["dtype"].is_floating_point:
+    if operand.meta["dtype"].is_floating_point or operand.meta["dtype"] is torch.bool:
         return f"{first}registered as a buffer, it would follow"
     if _counts(operand):
         return f"{first}registered as a buffer, it would follow if it names every channel"

@@ -55,6 +55,10 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
         lambda net, x: torch.zeros_like(x).index_copy(-1, net.numbers, x),
         "written by number: the buffer numbers of torch.int64; nothing of it can be removed",
     ),
+    "parity": (
+        lambda net, x: torch.where(torch.arange(x.shape[-1]) % 2 == 0, x, -x),
+        "made once and registered as a buffer, it would follow",
+    ),
     "order": (lambda net, x: x[..., ORDER], "registered as a buffer, it would follow if it names every channel"),
 }
 
