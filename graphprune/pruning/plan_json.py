@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from graphprune.errors import InputError, LoadError
 from graphprune.pruning.runs import Runs
 from graphprune.utils.checks import found_value, shown, with_article
+from graphprune.utils.modules import within
 from graphprune.utils.typed_json import Count, convert_data
 
 PLAN_FORMAT = 3
@@ -84,6 +85,7 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
             self._check_kept(name, dims)
         for name, merged in self.merged.items():
             self._check_merged(name, merged)
+        self._check_choices()
         if (count := self.indices) > MOST_INDICES:
             raise ValueError(f"kept: there are {count} indices in all, needed are at most {MOST_INDICES}")
         if (count := sum(choice.removed.count for choice in self.choices)) > MOST_REMOVED:
@@ -95,6 +97,24 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         kept = sum(runs.count for dims in self.kept.values() for runs in dims.values())
         merged = (runs.count for dims in self.merged.values() for many in dims.values() for runs in many)
         return kept + sum(merged)
+
+    def _check_choices(self) -> None:
+        """Groups that are whole dimensions, or all outputs of a layer with biases, lose what they are said to lose."""
+        for choice in self.choices:
+            name, _, dim = choice.group.removesuffix("]").rpartition("[")
+            place = (name, int(dim)) if name and dim.isdecimal() else (f"{choice.group}.bias", 0)
+            shape, left = self.shapes.get(place[0], ()), choice.units - choice.removed.count
+            whole = place[1] < len(shape) and shape[place[1]] == choice.units
+            if whole and self._left(*place) != left and not within(f"{choice.group}.", self.skipped):
+                raise ValueError(
+                    f"choices: group {choice.group!r} is said to keep {left} of {choice.units} units, and kept names "
+                    f"{self._left(*place)} entries of dimension {place[1]} of {place[0]!r}"
+                )
+
+    def _left(self, name: str, dim: int) -> int:
+        """How many entries survive along a dimension."""
+        runs = self.kept.get(name, {}).get(dim)
+        return self.shapes[name][dim] if runs is None else runs.count
 
     def _check_merged(self, name: str, dims: Mapping[int, tuple[Runs, ...]]) -> None:
         for dim, many in dims.items():
