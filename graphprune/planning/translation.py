@@ -28,6 +28,7 @@ from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
+from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
@@ -178,8 +179,12 @@ class Translation:
                 return found
         if reader.sources(run.outputs) != self._program.outputs:
             return ProgramDifference("the model returns something else", "its forward")
-        pairs = zip(self._program.constants, reader.constants(), strict=False)
-        return next((d for pair in pairs if (d := _constant_difference(*pair, unknown_differ))), None)
+        for number, pair in enumerate(zip(self._program.constants, reader.constants(), strict=False)):
+            text = _constant_difference(*pair, unknown_differ)
+            if text:
+                user = next((step for step in steps if f"constant {number}" in step.sources), None)
+                return ProgramDifference(text, _where(user) if user else "its forward")
+        return None
 
     def _first_difference(
         self, expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None, alive: Mask
@@ -288,13 +293,16 @@ def _where(step: Step) -> str:
     return describe_line(step.line)
 
 
-def _constant_difference(old: Tensor, new: Tensor, unknown_differ: bool) -> ProgramDifference | None:
+def _constant_difference(old: Tensor, new: Tensor, unknown_differ: bool) -> str:
+    """How a constant differs, in words; empty: it is the same."""
     if old.shape != new.shape or old.dtype != new.dtype:
-        return ProgramDifference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
+        return f"a constant of shape {list(old.shape)} becomes {list(new.shape)}"
     if (old.is_meta and new.is_meta) or not old.numel():
-        return None
-    same = not unknown_differ if old.is_meta or new.is_meta else torch.equal(old, new)
-    return None if same else ProgramDifference("the values of a constant change", "its forward")
+        return ""
+    if not unknown_differ if old.is_meta or new.is_meta else torch.equal(old, new):
+        return ""
+    advice = "" if is_float(old) else "; if sizes were put into it (torch.tensor([n])), use them as integers of Python"
+    return f"the values of a constant change{advice}"
 
 
 def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) -> list[int]:

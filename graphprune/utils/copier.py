@@ -26,7 +26,16 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.held import contents, global_names, globals_read, reachable
 
 ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device, range))
-_SHARED = (type, ModuleType, CodeType, ContextVar, property, type(Ellipsis), type(NotImplemented))
+_SHARED = (
+    type,
+    ModuleType,
+    CodeType,
+    ContextVar,
+    property,
+    torch.jit.ScriptFunction,
+    type(Ellipsis),
+    type(NotImplemented),
+)
 _NEW: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,

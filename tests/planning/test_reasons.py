@@ -113,6 +113,7 @@ class Routed(nn.Module):
         return found
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
 def test_a_slim_model_that_fails_is_told_in_one_line_with_what_no_example_runs() -> None:
     torch.manual_seed(2)  # the slim model sends a row to an expert that had none
     plan = graphprune.trace(Routed(), torch.randn(6, 6)).plan(0.5)
@@ -136,8 +137,28 @@ class Shuffled(nn.Module):
         return found
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.NothingRemovedWarning")
 def test_a_step_that_is_more_than_what_is_asked_is_told() -> None:
     plan = graphprune.trace(Shuffled(), torch.randn(2, 5)).plan(0.5)
     (choice,) = plan.choices
     assert choice.kept == choice.units
     assert "the least that can go at once is more than that" in choice.why
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.NothingRemovedWarning")
+def test_a_size_that_became_a_tensor_is_told_with_its_line() -> None:
+    def mean(y: Tensor) -> Tensor:
+        count = torch.IntTensor([y.shape[1]])
+        return y / count
+
+    choice = graphprune.trace(Applied(mean), X).plan(0.5).choices[0]
+    assert "the values of a constant change; if sizes were put into it (torch.tensor([n])), use them as" in choice.why
+    assert "return y / count" in choice.why
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*is deprecated")
+def test_what_weight_normalization_works_out_is_not_told_to_be_unused() -> None:
+    layers = nn.Linear(4, 8), nn.ReLU(), torch.nn.utils.weight_norm(nn.Linear(8, 2))
+    graph = graphprune.trace(nn.Sequential(*layers), torch.randn(2, 4))
+    assert not graph.trace.unreached
+    assert not [frozen for frozen in graph.frozen if "not used" in frozen.reason]

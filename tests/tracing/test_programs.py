@@ -80,6 +80,22 @@ def test_a_whole_scripted_model_says_why_it_is_not_pruned() -> None:
         graphprune.trace(model, torch.randn(2, 4)).plan(0.5)
 
 
+def test_a_scripted_function_that_is_an_attribute_is_shared() -> None:
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.function = torch.jit.script(swish)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.function(x)
+            return found
+
+    model = Around(Holds())
+    slim = pruned(model)
+    assert slim.leave[0].in_features == 8
+    assert slim.middle.function is model.middle.function
+
+
 def test_a_scripted_function_is_pruned_through_unless_it_uses_sizes() -> None:
     functions = {"swish": torch.jit.script(swish), "halves": torch.jit.script(halves)}
 
