@@ -64,9 +64,8 @@ class _Read:
         self._alone = parameters_only([node for node in self._nodes if not is_random(node.target)])
         self.classes = np.zeros_like(dead)
         self.computed: set[fx.Node] = set()
-        if all(n.op == "get_attr" or has_trait(n.target, *_LAYOUT) for n in self._alone):
-            return
-        for weight, x in self._products():
+        worked = self._worked_out()
+        for weight, x in self._products(worked) if worked else ():
             found = self._classes(weight) & self._classes(x) & dead
             if found.any():
                 self.classes |= found
@@ -75,15 +74,25 @@ class _Read:
             if node in self.computed:
                 self.computed.update(node.all_input_nodes)
 
-    def _products(self) -> Iterator[tuple[fx.Node, fx.Node]]:
+    def _worked_out(self) -> set[fx.Node]:
+        """What is computed from weights alone, and is more than their entries."""
+        found: set[fx.Node] = set()
+        for node in self._nodes:
+            if node in self._alone and node.op == "call_function":
+                arranges = has_trait(node.target, *_LAYOUT) or node.target is operator.getitem
+                if not arranges or not found.isdisjoint(node.all_input_nodes):
+                    found.add(node)
+        return found
+
+    def _products(self, worked: Collection[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
         """What is computed from weights alone, and an activation that it is multiplied with.
 
         In a product of two stacks of matrices it is no weight, but an activation that depends on no input.
         """
         for node in self._nodes:
             if matmul_views(node.target) and not has_trait(node.target, Trait.BATCHED_PRODUCT):
-                weights = self._alone.intersection(node.all_input_nodes)
-                yield from product(weights, (x for x in node.all_input_nodes if x not in weights))
+                weights = [x for x in node.all_input_nodes if x in worked]
+                yield from product(weights, (x for x in node.all_input_nodes if x not in self._alone))
 
     def _classes(self, node: fx.Node) -> Mask:
         """Of every class of labels, whether a tensor has it."""

@@ -43,5 +43,5 @@ def check_none_made(recorder: Recorder, modules: Modules, before: Collection[str
         where=first,
         found=f"{with_article(kind)} without {first}",
         needed="a model with all of its parameters",
-        do="run the model once on an input before it is pruned, model(example)",
+        do="run the model once in eval mode before it is pruned, model.eval()(example)",
     )
