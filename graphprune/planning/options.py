@@ -257,7 +257,7 @@ class PruningOptions:
                     f"budgets: {shown(kind)} is no kind of budget{did_you_mean(kind, BUDGET_KINDS)}",
                     found=f"the key {shown(kind)}",
                     needed=f"keys among {', '.join(map(repr, BUDGET_KINDS))}",
-                    do=f"register it with graphprune.budget_kind({kind!r}), or give one of these",
+                    do=f"give one of {', '.join(map(repr, BUDGET_KINDS))}, or register it with graphprune.budget_kind",
                 )
             self._check_given_once(kind)
 

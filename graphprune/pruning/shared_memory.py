@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from graphprune.errors import SharedMemoryWarning
 from graphprune.pruning.rewrite import Kept
-from graphprune.tracing.meta import is_float
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import Tables
 
@@ -33,12 +33,15 @@ def warn_of_shared_memory(own: Tables, kept: Kept) -> None:
 
 
 def _sharing(own: Tables, kept: Kept) -> list[list[str]]:
-    """The names of tensors in the same memory, where a trained one is among them and one loses entries."""
+    """The names of tensors in the same memory, where a trained one is among them and one loses entries.
+
+    Plain attributes do not count: hooks keep there what they have worked out.
+    """
     found: defaultdict[tuple[int, int], list[tuple[str, Tensor]]] = defaultdict(list)
-    for name, tensor in own.unique():
-        if is_float(tensor) and not tensor.is_meta and tensor.numel() > 1:
-            found[_memory(tensor), tensor.numel()].append((name, tensor))
-    groups = (group for (memory, _), group in found.items() if memory and len(group) > 1)
+    for name, tensor in own.unique():  # without calls of Python's: every pruning comes by here
+        if name not in own.plain and type(tensor) in _WITH_MEMORY and tensor.layout is torch.strided:
+            found[tensor.data_ptr(), tensor.numel()].append((name, tensor))
+    groups = (group for (memory, size), group in found.items() if memory and size > 1 and len(group) > 1)
     return [
         [name for name, _ in group]
         for group in groups
@@ -46,9 +49,5 @@ def _sharing(own: Tables, kept: Kept) -> list[list[str]]:
     ]
 
 
-def _memory(tensor: Tensor) -> int:
-    """Where a tensor's entries are; 0 for those without a place of their own: sparse, quantized by a subclass."""
-    try:
-        return tensor.data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return 0
+_WITH_MEMORY = frozenset((Tensor, nn.Parameter))
+"""Types of which every tensor has a place of its own, or none (on ``meta``). Subclasses may keep it elsewhere."""
