@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from graphprune.tracing.meta import is_float
-
 
 class BlankTensors:
     """Tensors of integers that were made without values, and to which no operation has written yet.
@@ -25,8 +23,8 @@ class BlankTensors:
 
     def add(self, tensor: Tensor) -> None:
         """A tensor without values: it is given one that no program means."""
-        if not (is_float(tensor) or tensor.is_meta or tensor.dtype is torch.bool):
-            self.left[id(tensor)] = tensor.fill_(_blank(tensor.dtype))
+        if tensor.dtype in _BLANKS and not tensor.is_meta:
+            self.left[id(tensor)] = tensor.fill_(_BLANKS[tensor.dtype])
 
     def written(self, tensor: Tensor) -> None:
         """An operation writes to a tensor, or to a part of it."""
@@ -37,13 +35,14 @@ class BlankTensors:
         if id(tensor) not in self.left:
             return False
         with torch._C.DisableTorchFunction(), _disable_current_modes():  # looking is no part of the program
-            if bool((tensor == _blank(tensor.dtype)).all()):
+            if bool((tensor == _BLANKS[tensor.dtype]).all()):
                 return False
         del self.left[id(tensor)]
         return True
 
 
-def _blank(dtype: torch.dtype) -> int:
-    """A number that is none of a length or an index."""
-    limits = torch.iinfo(dtype)
-    return limits.min + 1 if limits.min else limits.max - 1
+_BLANKS = {
+    torch.uint8: 254,
+    **{kind: torch.iinfo(kind).min + 1 for kind in (torch.int8, torch.int16, torch.int32, torch.int64)},
+}
+"""By the type of integers, a number that is none of a length or an index."""
