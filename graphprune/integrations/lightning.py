@@ -107,7 +107,7 @@ def _check_averages(trainer: Trainer) -> None:
         raise InputError(
             f"callbacks: {type(found).__name__} keeps an average of the weights, in the shapes of before pruning",
             where=type(found).__name__,
-            found="it beside a PruningCallback",
+            found=f"{type(found).__name__} beside a PruningCallback",
             needed="averages that are pruned with the module",
             do="average in the module, with a torch.optim.swa_utils.AveragedModel that is given as averages=[...]; or "
             f"fit again with {type(found).__name__} once pruning is over",

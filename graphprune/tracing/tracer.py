@@ -7,7 +7,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,7 @@ def record(
         log,
         dict(recorder.model_copy.kinds),
         recorder.model_copy.replaceable,
-        tuple(n for n in recorder.shapes if n not in recorder.used and not _is_worked_out(n, recorder.shapes)),
+        tuple(n for n in recorder.shapes if n not in recorder.used and not _is_worked_out(n, recorder)),
         _threads_note(recorder) or trained.note,
         evaluated,
         len(results),
@@ -159,9 +159,10 @@ def record(
     )
 
 
-def _is_worked_out(name: str, others: Collection[str]) -> bool:
-    """Does a hook of ``torch.nn.utils`` set a tensor anew at each call, from parameters that are named after it?"""
-    return f"{name}_v" in others or f"{name}_orig" in others
+def _is_worked_out(name: str, recorder: Recorder) -> bool:
+    """Is it an attribute that a hook of ``torch.nn.utils`` sets at each call, from parameters named after it?"""
+    parts = ({f"{name}_g", f"{name}_v"}, {f"{name}_orig"})
+    return name not in recorder.parameters and any(part <= recorder.parameters for part in parts)
 
 
 def _run_all(recorder: Recorder, calls: Iterable[MethodCall], outputs: Outputs | None) -> tuple[list[Run], Modules]:

@@ -162,3 +162,9 @@ def test_what_weight_normalization_works_out_is_not_told_to_be_unused() -> None:
     graph = graphprune.trace(nn.Sequential(*layers), torch.randn(2, 4))
     assert not graph.trace.unreached
     assert not [frozen for frozen in graph.frozen if "not used" in frozen.reason]
+
+
+def test_a_parameter_that_nothing_reads_is_told_whatever_others_are_called() -> None:
+    model = Applied(torch.relu)
+    model.scale, model.scale_v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    assert set(graphprune.trace(model, X).trace.unreached) == {"scale", "scale_v"}
