@@ -119,8 +119,7 @@ def count_macs(counted: Counted) -> list[Product]:
 @budget_kind("params", units=COUNTS | {"B": 1e9}, example="5M", help="entries of parameters")
 def count_parameters(counted: Counted) -> list[Product]:
     """Every entry of a parameter; tied ones count once."""
-    learned = ((name, t) for name, t in counted.tensors if is_parameter(t))
-    return [(1, parameter_axes(name, tensor.ndim)) for name, tensor in learned]
+    return [(1, parameter_axes(name, t.ndim)) for name, t in counted.tensors if is_parameter(t)]
 
 
 @budget_kind("bytes", units=BYTES, example="20MB", help="bytes of parameters and buffers in memory")

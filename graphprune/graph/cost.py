@@ -76,7 +76,7 @@ class Terms:
 
     @staticmethod
     def of(rows: list[tuple[int, list[int]]]) -> Terms:
-        width = max((len(dims) for _, dims in rows), default=1)
+        width = max([len(dims) for _, dims in rows], default=1)
         padded = [dims + [0] * (width - len(dims)) for _, dims in rows]
         return Terms(np.array([s for s, _ in rows], np.int64), np.array(padded, np.int64).reshape(len(rows), width))
 

@@ -67,10 +67,10 @@ def is_set_when_built(kinds: Mapping[str, type], name: str) -> bool:
     return any(rest in _set_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
 
 
-def _owners(name: str) -> Iterator[tuple[str, str]]:
+def _owners(name: str) -> list[tuple[str, str]]:
     """The paths of the modules that may make a tensor, and how they call it."""
     steps = name.split(".")
-    return ((".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps)))
+    return [(".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps))]
 
 
 def _made_by(kind: type) -> frozenset[str]:

@@ -80,7 +80,7 @@ class Recorder(DispatchMode):
         self.model_copy = model_copy
         self.names = {id(t): name for name, t in model_copy.tensors}
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
-        self.parameters = frozenset(name for name, t in model_copy.tensors if is_parameter(t))
+        self.parameters = frozenset([name for name, t in model_copy.tensors if is_parameter(t)])
         self.constants: dict[str, Tensor] = {}
         self.overwritten: list[tuple[Tensor, Tensor]] = []
         self.stack: list[str] = [""]
@@ -91,7 +91,7 @@ class Recorder(DispatchMode):
         self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._seen = Aliases()
-        self._of_model = Aliases(tensor for _, tensor in model_copy.tensors)
+        self._of_model = Aliases([tensor for _, tensor in model_copy.tensors])
         self.device = MetaExecution()
         self._line: Line | None = None
         self._nested = False  # has there been a nested tensor?

@@ -18,7 +18,7 @@ WITHOUT_FLOAT64 = frozenset({"mps"})
 def with_float64(model: nn.Module, own: Tables | None = None) -> nn.Module:
     """The model, or a copy of it on the CPU if a tensor of it is on a device without float64; ``own``: its tensors."""
     tensors = (tables(model) if own is None else own).everything()
-    if not any(t.device.type in WITHOUT_FLOAT64 for t in tensors.values()):
+    if WITHOUT_FLOAT64.isdisjoint([t.device.type for t in tensors.values()]):
         return model
     return copy_module(model, {key: _copy(t) for key, t in tensors.items()})
 
