@@ -113,6 +113,7 @@ class Translation:
         grids: dict[Hashable, tuple[int, LabelledTensor]] = {}
         branches = self.graph.branches if self._zeroed else ()
         idle = {node for branch in branches if branch.path in self._zeroed for node in branch.idle}
+        idle |= self.graph.trace.unused
         numbers = [None if step.node in idle else self._dimension_numbers(step.node, grids) for step in steps]
         different = [value for _, value in grids.values()]
         return _Program(steps, reader.sources(traced.outputs), reader.constants(), numbers, different)

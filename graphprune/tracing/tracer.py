@@ -27,6 +27,7 @@ from graphprune.tracing.running import Outputs, Replay, check_results
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import Run, record_run, record_training
+from graphprune.tracing.unused_tensors import unused_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import Modules, named_modules, set_training
@@ -58,6 +59,7 @@ class Trace:
         trained: the calls that were traced in training mode too.
         replaceable: the paths of the attention modules of torch that pruning may put others in the place of.
         replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
+        unused: calls whose results, made of sizes alone, nothing uses.
     """
 
     graph: fx.Graph
@@ -79,6 +81,7 @@ class Trace:
     trained: tuple[MethodCall, ...] = ()
     elsewhere: tuple[tuple[str, tuple[fx.Node, ...]], ...] = ()
     replaced: tuple[tuple[str, fx.Node], ...] = ()
+    unused: frozenset[fx.Node] = frozenset()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -136,6 +139,9 @@ def record(
     _note_declared(recorder)
     log.close()
     recorder.graph.output(tuple(kept))
+    handed = (node for _, nodes in recorder.elsewhere for node in nodes)
+    unused = unused_tensors(recorder.graph, [*handed, *(node for _, node in replaced)], log)
+    log.uses[:] = [use for use in log.uses if use.node not in unused]
     return Trace(
         recorder.graph,
         recorder.shapes,
@@ -156,6 +162,7 @@ def record(
         trained.calls,
         tuple(recorder.elsewhere),
         replaced,
+        unused,
     )
 
 
