@@ -171,13 +171,22 @@ def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, sec
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(pair)[..., None]) for array in left))
 
 
-@rule(aten.diag_embed.default, samples=[sample(t(2, 3, 4)), sample(t(2, 3, 4), 0, 0, -1)])
+@rule(
+    aten.diag_embed.default,
+    samples=[sample(t(4)), sample(t(2, 3, 4)), sample(t(2, 3, 4), 0, 0, -1), sample(t(2, 3, 4), 1)],
+)
 def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, second: int = -1) -> LabelledTensor:
-    """The last dimension becomes the diagonal of two new ones."""
-    rank = len(call.out)
-    left = ended(call, x, [-1], "laid on a diagonal by its number").arrays
-    new = tuple(sorted((first % rank, second % rank)))
-    return LabelledTensor(call.out, tuple(array.at(np.expand_dims(array.ids.squeeze(-1), new)) for array in left))
+    """The last dimension becomes the diagonal of two new ones: its entries have a row and a column each."""
+    if offset or any({x.ndim - 1} < array.dims for array in x.arrays):
+        x = ended(call, x, [-1], "laid on a diagonal by its number")
+    laid = x.arrays, [array for array in x.arrays if array.ids.shape[-1] > 1]
+    places = (first, second), (second, first)
+    arrays = [
+        array.at(np.moveaxis(array.ids[..., None], (-2, -1), to))
+        for some, to in zip(laid, places, strict=True)
+        for array in some
+    ]
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 @rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1]), sample(t(3, 4, 5))])
