@@ -250,19 +250,33 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
                 verbose=False,
             )
     except Exception as error:
-        opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
-        raise InputError(
-            f"slim: torch cannot export this {type(program.model).__name__} to ONNX with these dimensions open: "
-            f"{opened}",
-            where=raised_at(error) or type(program.model).__name__,
-            found=_first_lines(error),
-            needed="a forward that torch.export can follow with these dimensions open",
-            do="if a size has to stay as it is in the example, leave its dimension out of dynamic=",
-        ) from error
+        raise _cannot_export(program, example, error) from error
     assert converted is not None
     _check_opset(converted.model, opset)
     _name_axes(converted, example)
     return converted.model
+
+
+def _cannot_export(program: _TensorProgram, example: DynamicExample, error: Exception) -> InputError:
+    """What a user is told where torch cannot follow a forward: it reads values, or asks for sizes that are open."""
+    opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
+    kind = type(program.model).__name__
+    failure = InputError(
+        f"slim: torch cannot export this {kind} to ONNX with these dimensions open: {opened}",
+        where=raised_at(error) or kind,
+        found=_first_lines(error),
+        needed="a forward that torch.export can follow with these dimensions open",
+        do="if a size has to stay as it is in the example, leave its dimension out of dynamic=",
+    )
+    if "data-dependent" not in str(error):
+        return failure
+    return InputError(
+        f"slim: torch cannot export this {kind} to ONNX: what it does next depends on the values of a tensor",
+        where=failure.where,
+        found=failure.found,
+        needed="a forward that does the same whatever the values of its inputs",
+        do="replace the branch or loop by torch.where or a mask, or keep it outside of the model",
+    )
 
 
 def _output_names(program: _TensorProgram, example: DynamicExample) -> list[str]:

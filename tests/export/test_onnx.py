@@ -170,6 +170,11 @@ class Fixed(nn.Module):
         return x.view(2, 6) + 1
 
 
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.mean() > 0 else x
+
+
 class Drawing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.rand_like(x)
@@ -187,6 +192,13 @@ X = torch.ones(2, 6)
     ("make", "example", "options", "error", "message"),
     [
         (Fixed, X, {}, InputError, r"cannot export this Fixed to ONNX [\s\S]*x: \(0,\)[\s\S]*leave its dimension out"),
+        (
+            Branching,
+            X,
+            {},
+            InputError,
+            r"depends on the values of a tensor\n  where: .*x.mean\(\) > 0[\s\S]*torch.where",
+        ),
         (Drawing, X, {}, VerificationError, r"something else from the file than Drawing[\s\S]*pass check=False"),
         (Silent, X, {}, InputError, "slim: returns no tensor"),
         (Linear, [X, X], {}, InputError, "holds 2 examples"),
