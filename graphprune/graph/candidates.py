@@ -29,10 +29,11 @@ def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
         narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for.
     """
     tied = "tied to sizes that cannot change"
+    cell = "heads and groups keep their width unless head_width is given"
+    if narrower:
+        cell = tied if "head_width" in narrower else "only queries and keys become narrower"
     return {
-        "cell": "only queries and keys become narrower"
-        if narrower
-        else "heads and groups keep their width unless head_width is given",
+        "cell": cell,
         "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
         "row": "heads become narrower instead" if narrower else tied,
     }.get(kind, tied)

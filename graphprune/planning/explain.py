@@ -72,7 +72,8 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
         return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")
-    held = held_width(setup.graph) if kind == "cell" and not narrower else {}
+    whole = not narrower or "head_width" in narrower
+    held = held_width(setup.graph) if kind == "cell" and whole else {}
     if known := held.get(int(group.unit_ids[0])):
         return known
     if kind in ("cell", "repeat"):

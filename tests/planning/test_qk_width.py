@@ -115,6 +115,29 @@ def test_head_width_is_not_named_where_it_cannot_help() -> None:
     assert "is used as a number" in str(graph.explain("q:head_width"))
 
 
+class Halves(Attention):
+    """Queries and keys meet a table of angles, and values share a layer with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.q, self.k, self.v
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.split(part) for part in self.qkv(x).chunk(3, -1))
+        angles = torch.outer(torch.arange(x.shape[1]), 0.1 ** torch.arange(self.width))
+        q, k = q * angles.cos(), k * angles.cos()
+        return x + self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_what_holds_widths_is_said_where_they_are_asked_for() -> None:
+    graph = graphprune.trace(Halves().eval(), X)
+    why = {choice.group: choice.why for choice in graph.plan(0.5).choices}["qkv:head_width"]
+    with pytest.warns(NothingRemovedWarning, match=r"one size for them and for channels that stay, at .*chunk"):
+        asked = {choice.group: choice.why for choice in graph.plan(head_width=0.5).choices}["qkv:head_width"]
+    assert "chunk" in why and asked == why
+
+
 def test_models_without_attention_are_refused() -> None:
     model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(InputError, match=r"qk_width: 0\.5 is asked of qk_width, of which nothing can be removed"):
