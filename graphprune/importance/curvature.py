@@ -86,7 +86,7 @@ class _Opening:
     def open(self, tensor: Tensor) -> Tensor:
         """The parameter, or its gradient, as [blocks, channels, outputs]."""
         if self.blocks == 1:
-            return tensor.movedim(self.dim, 0).flatten(1)[None]
+            return tensor.movedim(self.dim, 0).reshape(1, tensor.shape[self.dim], -1)
         split = tensor.reshape(self.blocks, -1, *tensor.shape[1:])
         return split.movedim(self.dim + 1, 1).flatten(2)
 

@@ -206,7 +206,7 @@ class _Folder:
 
     @staticmethod
     def _columns(tensor: Tensor, reader: ReadingWeight) -> Tensor:
-        return tensor.movedim(reader.dim, 0).flatten(1)
+        return tensor.movedim(reader.dim, 0).reshape(tensor.shape[reader.dim], -1)
 
     # ------------------------------------------------------------ variances
 

@@ -238,7 +238,8 @@ class SimilarityModel:
 
     def _rows(self, group: Group, call: _Call, axis: ParameterAxis) -> tuple[Tensor, Tensor]:
         """Weights [units, entries, inputs] and bias [units, entries]."""
-        weight = precise(self.tensors[call.weight]).movedim(axis.dim, 0).flatten(1)
+        weight = precise(self.tensors[call.weight]).movedim(axis.dim, 0)
+        weight = weight.reshape(len(weight), -1)
         rows = weight[entries_of(self.units, group, axis)]
         return rows, self._vector(group, call.bias, 0.0, rows)
 

@@ -62,6 +62,15 @@ class MethodCall:
         return called(*self.args, **self.kwargs)
 
 
+def may_choose(given: Any) -> bool:
+    """Is there a number or a name among what a call is given, which may say what of the model is used?"""
+    if isinstance(given, tuple | list):
+        return any(map(may_choose, given))
+    if isinstance(given, Mapping):
+        return any(map(may_choose, given.values()))
+    return isinstance(given, int | str) and not isinstance(given, bool)
+
+
 def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
     """The calls that example inputs stand for: one, or one for each entry of a list.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from graphprune.tracing.may_write import function_of, is_own
 
 _Known = WeakKeyDictionary[type, frozenset[str]]
 _made: _Known = WeakKeyDictionary()
+_made_again: _Known = WeakKeyDictionary()
 _set: _Known = WeakKeyDictionary()
 _filled: _Known = WeakKeyDictionary()
 
@@ -26,7 +27,8 @@ _filled: _Known = WeakKeyDictionary()
 def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iterator[fx.Node]:
     """The nodes of buffers and tensors in attributes that forward, or a method that it calls, makes anew.
 
-    What is worked out from its own last value, such as an average, is not made anew.
+    What is worked out from its own last value, such as an average, is not made anew; neither is what is made once,
+    ``if self.table is None``.
 
     Args:
         nodes: of the trace.
@@ -34,18 +36,22 @@ def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iter
     """
     for node in nodes:
         constant = node.op == "get_attr" and node.meta.get("parameter") is False
-        if constant and is_rebuilt(kinds, node.meta["tensor"]):
+        if constant and _is_made(_made_again_by, kinds, node.meta["tensor"]):
             yield node
 
 
 def is_rebuilt(kinds: Mapping[str, type], name: str) -> bool:
-    """Does forward make a buffer or a tensor in an attribute anew?
+    """Does forward make a buffer or a tensor in an attribute anew, or where there is none?
 
     Args:
         kinds: the classes of the model's modules by their paths.
         name: of the tensor.
     """
-    return any(rest in _made_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
+    return _is_made(_made_by, kinds, name)
+
+
+def _is_made(made_by: Callable[[type], frozenset[str]], kinds: Mapping[str, type], name: str) -> bool:
+    return any(rest in made_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
 
 
 def rebuild_any(kinds: Iterable[type]) -> bool:
@@ -74,10 +80,18 @@ def _owners(name: str) -> list[tuple[str, str]]:
 
 
 def _made_by(kind: type) -> frozenset[str]:
-    """The attributes that ``forward`` of a class makes anew, and the methods that it calls."""
+    """The attributes that ``forward`` of a class makes anew or once, and the methods that it calls."""
     if kind not in _made:
-        _made[kind] = frozenset(name for f in methods_from("forward", kind) for name in _made_in(f))
+        _made[kind] = frozenset(name for f in methods_from("forward", kind) for name, _ in _made_in(f))
     return _made[kind]
+
+
+def _made_again_by(kind: type) -> frozenset[str]:
+    """Those of them that are made anew where there is one already."""
+    if kind not in _made_again:
+        made = (pair for f in methods_from("forward", kind) for pair in _made_in(f))
+        _made_again[kind] = frozenset(name for name, once in made if not once)
+    return _made_again[kind]
 
 
 def _set_by(kind: type) -> frozenset[str]:
@@ -112,11 +126,47 @@ def _methods(kind: type, name: str) -> Iterator[FunctionType]:
             return
 
 
-def _made_in(function: FunctionType) -> Iterator[str]:
-    """The attributes that one function gives a value which does not depend on what they hold."""
+def _made_in(function: FunctionType) -> Iterator[tuple[str, bool]]:
+    """The attributes that one function gives a value which does not depend on what they hold, and whether it does so
+    only where there is none."""
+    owner = _owner(function)
     for path, value, tree in _given_in(function):
-        if not isinstance(value, ast.Constant) and not _depends(value, path, tree, _owner(function)):
-            yield path
+        if not isinstance(value, ast.Constant) and not _depends(value, path, tree, owner):
+            yield path, any(part is value for part in _made_once(tree, path, owner))
+
+
+def _made_once(tree: ast.AST, path: str, owner: tuple[str, ...]) -> Iterator[ast.AST]:
+    """The expressions that are worked out only where an attribute is None or missing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.IfExp):
+            parts = node.body if isinstance(node, ast.If) else [node.body]
+            if _is_missing(node.test, path, owner):
+                yield from (inner for part in parts for inner in ast.walk(part))
+
+
+def _is_missing(test: ast.expr, path: str, owner: tuple[str, ...]) -> bool:
+    """Does a test hold only where an attribute is None, or not there?"""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(_is_missing(part, path, owner) for part in test.values)
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Call):
+        called = test.operand
+        return getattr(called.func, "id", "") == "hasattr" and _asked_of(called, owner) == path
+    if not (isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is) and _is_none(test.comparators[0])):
+        return False
+    left = test.left
+    by_name = isinstance(left, ast.Call) and getattr(left.func, "id", "") == "getattr"
+    return (_asked_of(left, owner) if by_name else _path(left, owner)) == path  # type: ignore[arg-type]
+
+
+def _asked_of(call: ast.Call, owner: tuple[str, ...]) -> str:
+    """The path of the attribute that ``hasattr(self, "table")`` and ``getattr(self, "table", None)`` ask for."""
+    if len(call.args) < 2 or not isinstance(call.args[1], ast.Constant):
+        return ""
+    return _path(ast.Attribute(call.args[0], str(call.args[1].value)), owner)
+
+
+def _is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None
 
 
 def _entries_in(function: FunctionType) -> Iterator[tuple[str, bool]]:

@@ -99,6 +99,7 @@ class Recorder(DispatchMode):
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.ran = False  # has the copy been run?
+        self.chosen = False  # may arguments have chosen what of the model was used?
         self.thread = get_ident()
         if self.watched:
             log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.errors import TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
-from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.inputs import MethodCall, may_choose
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.recorder import Recorder, recording
@@ -46,6 +46,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
             raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
+    recorder.chosen |= may_choose((call.args, call.kwargs))
     own = recorder.model_copy
     holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True

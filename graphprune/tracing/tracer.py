@@ -60,6 +60,7 @@ class Trace:
         replaceable: the paths of the attention modules of torch that pruning may put others in the place of.
         replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
         unused: calls whose results, made of sizes alone, nothing uses.
+        chosen: arguments that are no tensors may have chosen what of the model was used.
     """
 
     graph: fx.Graph
@@ -82,6 +83,7 @@ class Trace:
     elsewhere: tuple[tuple[str, tuple[fx.Node, ...]], ...] = ()
     replaced: tuple[tuple[str, fx.Node], ...] = ()
     unused: frozenset[fx.Node] = frozenset()
+    chosen: bool = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -163,6 +165,7 @@ def record(
         tuple(recorder.elsewhere),
         replaced,
         unused,
+        recorder.chosen,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import graphprune
 from graphprune.graph.unread import DECIDES
@@ -65,6 +66,27 @@ class Guarded(nn.Module):
             h = h / h.norm()
         out: Tensor = self.leave(h)
         return out
+
+
+class Packed(nn.Module):
+    """The program reads lengths of packed sequences, and what it computes of them is written to padded ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.layer, self.leave = nn.Linear(5, 16), nn.GRU(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.enter(x).relu(), lengths)
+        out: Tensor = self.leave(pad_packed_sequence(self.layer(packed)[0])[0])
+        return out
+
+
+def test_the_layer_before_packed_sequences_may_lose_channels() -> None:
+    model, inputs = Packed().eval(), (torch.randn(6, 2, 5), torch.tensor([6, 4]))
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, inputs).passed
 
 
 def test_channels_that_other_layers_read_may_go_though_the_program_looks_at_them() -> None:

@@ -175,6 +175,47 @@ class Table(nn.Module):
         return x + self.table[:, : x.shape[1]]
 
 
+class Once(nn.Module):
+    """Makes a vector at its first call, and never again. [n, t, width] -> [n, t, width]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.factors: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.factors is None:
+            self.factors = torch.ones(x.shape[-1]).double()
+        return x * self.factors
+
+
+class OnceAsked(Once):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        del self.factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "factors"):
+            self.register_buffer("factors", torch.ones(x.shape[-1]).double())
+        return x * self.factors
+
+
+class OnceNamed(OnceAsked):
+    def forward(self, x: Tensor) -> Tensor:
+        self.factors = torch.ones(x.shape[-1]).double() if getattr(self, "factors", None) is None else self.factors
+        return x * self.factors
+
+
+@pytest.mark.parametrize("kind", [Once, OnceAsked, OnceNamed])
+def test_what_an_earlier_run_made_once_follows(kind: type[nn.Module]) -> None:
+    model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()
+    model(x)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
 @pytest.mark.parametrize("kind", [Normalized, Averaged, Table])
 def test_what_is_not_made_anew_follows(kind: type[nn.Module]) -> None:
     model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()
