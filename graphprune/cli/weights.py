@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from graphprune.cli.user_files import in_a_line
 from graphprune.errors import SpecError
 from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.pickled_files import refused_object
 from graphprune.utils.prune_masks import without_masks
 from graphprune.utils.typed_json import convert_data, read_json
 
@@ -164,12 +164,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> SpecError:
-    objects = re.search(r"Unsupported (?:global|class).*?([\w.]+) was not an allowed", str(error))
-    if objects:
+    refused = refused_object(error)
+    if refused:
         return SpecError(
-            f"{str(path)!r} holds objects ({objects[1]}) besides tensors, whose code is not run",
+            f"{str(path)!r} holds objects ({refused}) besides tensors, whose code is not run",
             where=str(path),
-            found=f"a pickled {objects[1]}",
+            found=f"a pickled {refused}",
             needed="a state dict: tensors by name",
             do="load it in Python, if you trust where it is from, and save model.state_dict() with torch.save",
         )

@@ -70,10 +70,9 @@ class PreparedPruner:
         self._pruner_of(model).restore(state)
         self.saved = state
 
-    def at(self, step: int) -> None:
-        """So many steps of the optimizer were taken; nothing happens if this is known already."""
-        if self.pruner is not None and step > self.pruner.steps:
-            self.pruner.at(step)
+    def at(self, step: int) -> bool:
+        """So many steps of the optimizer were taken; was the model pruned? Nothing happens if this is known already."""
+        return self.pruner is not None and step > self.pruner.steps and self.pruner.at(step) is not None
 
     def state(self) -> dict[str, Any]:
         """JSON data."""

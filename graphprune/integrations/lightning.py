@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.errors import InputError, MissingPackageError
+from graphprune.errors import InputError, LoadError, MissingPackageError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Schedule
+from graphprune.utils.checks import check_type, with_article
+from graphprune.utils.files import check_path
+from graphprune.utils.pickled_files import refused_object
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -63,13 +67,20 @@ class PruningCallback(Callback):
         """What prunes, with its ``history``; None before training."""
         return self._prepared.pruner
 
-    def resume(self, module: LightningModule, checkpoint: str | os.PathLike[str]) -> None:
+    def resume(self, module: LightningModule, checkpoint: str | os.PathLike[str], *, weights_only: bool = True) -> None:
         """Make the dense module as small as it was when the checkpoint was saved, so that this can be loaded.
 
+        Args:
+            module: as it was before training.
+            checkpoint: a file of Lightning.
+            weights_only: run no code of the file, as for ``trainer.fit``. ``save_hyperparameters()`` may have put
+                objects into it; pass False if you trust where it is from.
+
         Raises:
-            LoadError: the checkpoint is of a training without this callback, or of another module.
+            LoadError: the checkpoint cannot be read, is of a training without this callback, or of another module.
         """
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        check_type("module", module, nn.Module, "the LightningModule that is trained")
+        saved = _read(check_path("checkpoint", checkpoint), weights_only)
         state = saved.get("callbacks", {}).get(self.state_key, {})
         self._prepared.resume(self._pruned(module), state, str(checkpoint))
 
@@ -100,9 +111,41 @@ class PruningCallback(Callback):
         return module.get_submodule(self.part)
 
 
+def _read(checkpoint: Path, weights_only: bool) -> dict[str, Any]:
+    """What a file of Lightning holds."""
+    what, found = f"checkpoint: {checkpoint} cannot be read as a checkpoint of Lightning", ""
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=weights_only)
+    except FileNotFoundError:
+        saved, found = None, "no such file"
+    except Exception as error:  # of any kind: a damaged pickle raises whatever its bytes lead to
+        refused = refused_object(error) if weights_only else ""
+        raise LoadError(
+            what,
+            where=str(checkpoint),
+            found=f"a pickled {refused}" if refused else " ".join(str(error).split())[:_LONGEST],
+            needed="a file that trainer.save_checkpoint or ModelCheckpoint wrote",
+            do="if you trust where it is from, pass weights_only=False, and to trainer.fit too" if refused else _SAVED,
+        ) from error
+    if isinstance(saved, dict):
+        return saved
+    raise LoadError(
+        what,
+        where=str(checkpoint),
+        found=found or with_article(type(saved).__name__),
+        needed="a file that trainer.save_checkpoint or ModelCheckpoint wrote",
+        do=_SAVED,
+    )
+
+
+_SAVED = "pass the path of such a file"
+_LONGEST = 200
+
+
 def _check_averages(trainer: Trainer) -> None:
-    kind = getattr(callbacks, "WeightAveraging", None)  # since Lightning 2.6
-    found = next((one for one in getattr(trainer, "callbacks", ()) if kind and isinstance(one, kind)), None)
+    names = ("WeightAveraging", "StochasticWeightAveraging")  # the former since Lightning 2.6
+    kinds = tuple(getattr(callbacks, name) for name in names if hasattr(callbacks, name))
+    found = next((one for one in getattr(trainer, "callbacks", ()) if isinstance(one, kinds)), None)
     if found is not None:
         raise InputError(
             f"callbacks: {type(found).__name__} keeps an average of the weights, in the shapes of before pruning",

@@ -43,7 +43,8 @@ class PruningCallback(TrainerCallback):
     """Prunes the model of a ``Trainer``, physically and in place, with the state of its optimizer.
 
     ``Trainer(..., callbacks=[PruningCallback(Gradual(100, 1000, 100), ratio=0.5)])``. The last pruning should come well
-    before the end of training. Checkpoints of the trainer contain a file ``graphprune.json``; to go on from one, call
+    before the end of training. With ``load_best_model_at_end`` the best of those after it is loaded. Checkpoints of
+    the trainer contain a file ``graphprune.json``; to go on from one, call
     :meth:`resume` with the dense model before ``trainer.train(resume_from_checkpoint=...)``.
 
     Args:
@@ -87,8 +88,9 @@ class PruningCallback(TrainerCallback):
         self._prepared.begin(held["model"], [held["optimizer"]], args.world_size)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Prune if it is time to."""
-        self._prepared.at(state.global_step)
+        """Prune if it is time to; the best checkpoint so far is of another architecture then, and counts no more."""
+        if self._prepared.at(state.global_step):
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Add a file to the checkpoint that was saved."""

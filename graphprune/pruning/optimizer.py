@@ -46,7 +46,8 @@ def prune_in_place(
     Raises:
         PlanError: the model or an average is not of the architecture that the plan was made for, or the plan merges
             heads.
-        InputError: an optimizer keeps something that does not say how it follows from the entries of a parameter.
+        InputError: an optimizer keeps something that does not say how it follows from the entries of a parameter, or
+            a parameter that would be another tensor has hooks of its own (``parameter.register_hook``).
 
     Nothing is changed then.
     """
@@ -64,6 +65,7 @@ def prune_in_place(
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
     weights = _weights(model, plan)
+    _check_hooks(weights)
     carried = [_OptimizerSurgery(one, weights) for one in optimizers]
     for module in modules:
         plan.apply(module, inplace=True)
@@ -160,6 +162,24 @@ def _weights(model: nn.Module, plan: Plan) -> dict[int, _Weight]:
         gone = all(within(name, plan.skipped) for name in own)
         found[key] = _Weight(parameters[own[0]], tuple(own), plan.kept.get(own[0], {}), gone)
     return found
+
+
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def _check_hooks(weights: Weights) -> None:
+    """Raise an InputError if a parameter that shrinks has hooks: they are those of a tensor, and may hold it."""
+    for weight in weights.values():
+        hooked = any(getattr(weight.parameter, name, None) for name in _HOOKS)
+        if hooked and (weight.kept or weight.gone):
+            raise InputError(
+                f"model: {weight.names[0]} has hooks on its gradient, and is another parameter afterwards",
+                where=weight.names[0],
+                found="hooks of register_hook or register_post_accumulate_grad_hook",
+                needed="parameters without hooks, of those that shrink",
+                do="remove them (each registration returned a handle, handle.remove()), and register them anew after "
+                "pruning, on the parameters that the model has then",
+            )
 
 
 def _successors(weights: Weights, model: nn.Module) -> dict[int, nn.Parameter]:

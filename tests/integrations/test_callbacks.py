@@ -1,7 +1,9 @@
 """Callbacks in real trainers: what they give is what a loop of one's own with the same pruner gives."""
 
+import argparse
 import copy
 import importlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import transformers
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -175,7 +177,7 @@ def trainer_of(
     quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "logging_strategy": "no"}
     steps = {"max_steps": 8, "per_device_train_batch_size": 4, "learning_rate": 0.01, "save_strategy": "no", **options}
     arguments = TrainingArguments(output_dir=str(folder), **quiet, **steps)
-    trainer = Trainer(model, arguments, train_dataset=Records(), callbacks=list(callbacks))
+    trainer = Trainer(model, arguments, train_dataset=Records(), eval_dataset=Records(), callbacks=list(callbacks))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -274,10 +276,52 @@ def test_transformers_masks_weights_and_goes_on(tmp_path: Path) -> None:
     assert equal(model, whole)
 
 
-def test_averages_of_another_callback_are_refused_before_training(tmp_path: Path) -> None:
-    averaging = WeightAveraging()
+@pytest.mark.parametrize("averaging", [WeightAveraging(), StochasticWeightAveraging(0.1, swa_epoch_start=1)])
+def test_averages_of_another_callback_are_refused_before_training(tmp_path: Path, averaging: pl.Callback) -> None:
     module = Classifier(whole=True)
     trainer = lightning_trainer(tmp_path, 1, averaging, LightningCallback(SCHEDULE, ratio=0.5))
     with pytest.raises(InputError, match="WeightAveraging keeps an average of the weights, in the shapes of before"):
         trainer.fit(module, loader())
     assert module.model[0].out_channels == 8
+
+
+class WithSettings(Classifier):
+    """Its checkpoints hold an object."""
+
+    def __init__(self) -> None:
+        super().__init__(whole=True)
+        self.save_hyperparameters({"settings": argparse.Namespace(rate=0.1)})
+
+
+def test_files_that_lightning_cannot_go_on_from(tmp_path: Path) -> None:
+    callback, module, path = LightningCallback(SCHEDULE, ratio=0.5), WithSettings(), tmp_path / "a.ckpt"
+    trainer = lightning_trainer(tmp_path, 1, callback)
+    trainer.fit(module, loader())
+    trainer.save_checkpoint(path)
+    fresh = LightningCallback(SCHEDULE, ratio=0.5)
+    with pytest.raises(LoadError, match=r"Namespace[\s\S]*weights_only=False, and to trainer.fit too"):
+        fresh.resume(WithSettings(), path)
+    again = WithSettings()
+    fresh.resume(again, path, weights_only=False)
+    assert again.model[0].out_channels == module.model[0].out_channels < 8
+    (tmp_path / "b.ckpt").write_bytes(b"not a checkpoint")
+    torch.save([1], tmp_path / "c.ckpt")
+    for name, found in (("b.ckpt", "cannot be read"), ("c.ckpt", "found:  a list"), ("d.ckpt", "no such file")):
+        with pytest.raises(LoadError, match=found):
+            fresh.resume(WithSettings(), tmp_path / name)
+    with pytest.raises(InputError, match="module: must be the LightningModule"):
+        fresh.resume(path, module)  # type: ignore[arg-type]
+
+
+def test_the_best_checkpoint_is_one_of_after_the_last_pruning(tmp_path: Path) -> None:
+    """The first evaluation is the best, and of a larger model."""
+    model = bert()
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 8}
+    callback = TransformersCallback(SCHEDULE, example_inputs=EXAMPLE, ratio=0.5)
+    trainer = trainer_of(tmp_path, model, callback, load_best_model_at_end=True, metric_for_best_model="grows", **steps)
+    counted = itertools.count()
+    trainer.evaluate = lambda *_, **__: {"eval_grows": -float(next(counted))}  # type: ignore[method-assign]
+    trainer.train()
+    assert [cut.step for cut in callback.pruner.history] == [2, 4, 6]
+    assert str(trainer.state.best_model_checkpoint).endswith("checkpoint-6")
+    assert model(**EXAMPLE).logits.isfinite().all()

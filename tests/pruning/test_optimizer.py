@@ -304,3 +304,18 @@ def test_an_attribute_that_is_missing_is_seen_before_anything_changes() -> None:
     with pytest.raises(PlanError, match="num_heads"):
         prune_in_place(broken, plan)
     assert attention.qkv.weight.shape == (48, 16)
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_of_parameters_that_shrink_are_refused(register: str) -> None:
+    """They would be gone, and a step in the backward pass with them."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    plan = graphprune.trace(model, torch.randn(2, 8)).plan(0.5)
+    getattr(model[2].bias, register)(lambda _: None)  # stays as it is
+    handle = getattr(model[0].weight, register)(lambda _: None)
+    with pytest.raises(InputError, match=rf"0\.weight has hooks on its gradient[\s\S]*{register}"):
+        prune_in_place(model, plan)
+    assert model[0].out_features == 16
+    handle.remove()
+    prune_in_place(model, plan)
+    assert model[0].out_features == 8
