@@ -19,6 +19,8 @@ from graphprune.utils.arrays import Ids, Scores
 
 SCHUR_RIDGE = 1e-3
 """Ridge term added to the diagonal of the second moments, relative to the diagonal's mean."""
+_LEAST_MOMENT = 1e-100
+"""Stands for that mean where inputs do not vary: small beside all others, with an inverse that can be worked with."""
 
 
 @criterion("wanda", data=True, help="weights times the norm of their inputs")
@@ -98,7 +100,7 @@ def regularized_moments(consumer: ConsumerStatistics) -> Tensor:
     """The second moments of a consumer's inputs, centered if it has a bias, plus λI. [blocks, channels, channels]"""
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
+    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=_LEAST_MOMENT)
     identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
     return moments + ridge[:, None, None] * identity
 

@@ -150,3 +150,11 @@ def test_errors_of_outputs_that_the_loss_does_not_read_do_not_count() -> None:
     by_surgeon, by_obs = (CRITERIA[name].score(graph.groups[0], context) for name in ("surgeon", "obs"))
     assert sorted(by_surgeon.argsort()[:4].tolist()) == [0, 1, 2, 3]
     assert sorted(by_obs.argsort()[4:].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("criterion", ["obs", "surgeon", "schur", "kfac"])
+@pytest.mark.parametrize("samples", [torch.ones(1, 8), torch.ones(8, 8), torch.zeros(8, 8)], ids=["one", "same", "0"])
+def test_samples_that_do_not_differ_give_finite_scores(criterion: str, samples: Tensor) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    plan = graphprune.trace(model, samples[:1]).plan(0.5, importance=criterion, calibration=[samples])
+    assert plan.apply(model)[0].out_features == 8
