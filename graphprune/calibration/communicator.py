@@ -19,6 +19,14 @@ T = TypeVar("T")
 TIMEOUT = 1800.0
 """Seconds that a process waits for the others, as torch does."""
 
+_BROADCAST = (
+    "give all processes the same weights before (torch.distributed.broadcast, or DistributedDataParallel's .module)"
+)
+_BROADCAST_BUFFERS = (
+    "give all processes the averages of one, which DistributedDataParallel does before the next forward only: "
+    "for buffer in model.buffers(): torch.distributed.broadcast(buffer, 0)"
+)
+
 
 class Communicator:
     """The processes that share calibration data; of a single process, every method returns at once.
@@ -124,13 +132,13 @@ class Communicator:
         for rank, other in enumerate(found):
             differing = [name for name in found[0].keys() | other.keys() if found[0].get(name) != other.get(name)]
             if differing:
+                averages = {name for name, _ in model.named_buffers()}.issuperset(differing)
                 raise InputError(
                     f"model: {min(differing)} is not the same in process 0 and process {rank}",
                     where=f"{min(differing)} in process {rank}",
-                    found=f"{len(differing)} tensors with other values",
+                    found=f"{len(differing)} tensors with other values" + (", all of them buffers" if averages else ""),
                     needed="the same weights in all processes",
-                    do="give all processes the same weights before (torch.distributed.broadcast, or "
-                    "DistributedDataParallel's .module)",
+                    do=_BROADCAST_BUFFERS if averages else _BROADCAST,
                 )
 
     # ------------------------------------------------------------ exchanges

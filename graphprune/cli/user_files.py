@@ -48,11 +48,17 @@ def _package_of(path: Path) -> tuple[Path, str]:
 def import_file(spec: str, path: Path) -> ModuleType:
     """Import a file: with its own folder on the import path, and with relative imports if it is in a package.
 
+    Several options may name one file: it is one module, unless it was changed in between.
+
     Raises:
         SpecError: it cannot be imported.
     """
     package = _package_of(path)[1]
     name = ".".join(filter(None, (package, f"{FILE_MODULE}{path.stem}")))
+    state = _state_of(path)
+    known = _imported.get(name)
+    if known is not None and state is not None and known == (state, sys.modules.get(name)):
+        return known[1]
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise SpecError(
@@ -76,7 +82,23 @@ def import_file(spec: str, path: Path) -> ModuleType:
             needed="a file that Python can import",
             do=_advice(error, path),
         ) from error
+    if state is not None:
+        _imported[name] = state, module
     return module
+
+
+_FileState = tuple[Path, int, int]
+_imported: dict[str, tuple[_FileState, ModuleType]] = {}
+"""By their names, the modules that files were imported as, and these files as they were."""
+
+
+def _state_of(path: Path) -> _FileState | None:
+    """Which file it is, when it was changed, and its size; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return path.resolve(), found.st_mtime_ns, found.st_size
 
 
 def _advice(error: BaseException, path: Path) -> str:

@@ -64,6 +64,41 @@ def test_a_slim_model_is_measured_and_exported_with_them(capsys):
     assert main(["export", "slim", "--to", "source", "--model", "pair.py:Pair", *given, "-o", "written"]) == OK
 
 
+CLASSES = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+print("imported")
+
+@dataclass
+class Batch:
+    image: torch.Tensor
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, batch):
+        assert isinstance(batch, Batch)
+        return self.b(self.a(batch.image).relu())
+
+def inputs():
+    return (Batch(torch.randn(2, 8)),)
+"""
+
+
+def test_a_file_that_several_options_name_is_one_module(capsys):
+    Path("classes.py").write_text(CLASSES)
+    given = ("--input", "classes.py:inputs")
+    assert main(["prune", "classes.py:Net", *given, "--ratio", "0.5", "-o", "slim"]) == OK
+    assert capsys.readouterr().err.count("imported") == 1
+    Path("classes.py").write_text(CLASSES.replace("16", "32"))
+    assert main(["inspect", "classes.py:Net", *given, "--json"]) == OK
+    assert "32" in capsys.readouterr().out
+
+
 def test_they_serve_a_model_without_memory(capsys):
     assert main(["inspect", "pair.py:Pair", "--input", "pair.py:named", "--meta"]) == OK
     assert "input x=f32[2, 8], ids=i64[2], scale=0.5 as given" in capsys.readouterr().err

@@ -163,11 +163,15 @@ def mistakes(rank: int) -> dict[str, str]:
     other = network("conv")
     with torch.no_grad():
         other.fc.bias[0] += rank
+    averaged = network("conv")
+    next(averaged.buffers()).add_(rank)
     graph, shared = graphprune.trace(other, pairs("conv")[0][0]), graphprune.across_processes
+    alike = graphprune.trace(averaged, pairs("conv")[0][0])
     x = [x for x, _ in pairs("conv")]
     wanda = {"importance": "wanda"}
     found = {
         "weights": raised(lambda: graph.plan(0.5, calibration=shared(x), **wanda)),
+        "averages": raised(lambda: alike.plan(0.5, calibration=shared(x), **wanda)),
         "counts": raised(lambda: ask_plan(shared(x[rank:]))),
         "data": raised(lambda: ask_plan(shared([torch.full_like(x[0], rank)]))),
         "none": raised(lambda: ask_plan(shared([]))),
@@ -292,6 +296,8 @@ def test_mistakes(found: list[dict[str, Any]]) -> None:
     for rank in range(2):
         for key, text in expected.items():
             assert found[rank]["mistakes"][key].startswith(text)
+        assert "all of them buffers" in found[rank]["mistakes"]["averages"]
+        assert "torch.distributed.broadcast(buffer, 0)" in found[rank]["mistakes"]["averages"]
 
 
 def test_a_process_that_does_not_take_part(found: list[dict[str, Any]]) -> None:
