@@ -369,9 +369,13 @@ class ConstraintBuilder:
             self._freeze(units, written, text)
 
     def _freeze_inner(self, units: Ids, line: Line | None, text: str) -> None:
-        """Freeze factors of a product but for the outermost: heads may go where what is within them stays."""
+        """Freeze factors of a product but for the outermost: heads may go where what is within them stays.
+
+        Rows that are channels of something else too, such as the kernels of a graph convolution, stay themselves.
+        """
         kind = self.sizes.solution.kind[units]
-        outer = next((number for number in map(KINDS.index, ("row", "repeat")) if (kind == number).any()), -1)
+        kinds = map(KINDS.index, ("row", "repeat", "cell"))
+        outer = next((number for number in kinds if (kind == number).any()), -1)
         inner = units[kind != outer]
         self._freeze(inner if len(inner) else units, line, text, self.constraints.products)
 

@@ -13,7 +13,7 @@ from graphprune.graph.candidates import REPEAT, ROW, candidates
 from graphprune.graph.constant_operands import constant_before, constant_operand
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
-from graphprune.rules.alignment import MEETS_NO_CHANNELS
+from graphprune.rules.labels import MEETS_NO_CHANNELS, Axis
 from graphprune.rules.scattering import BY_NUMBER
 from graphprune.utils.arrays import Ids, Mask
 
@@ -32,7 +32,8 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
         fixed = (reasons >= 0) & reported[reasons]
         if fixed.any():
             number = int(reasons[fixed][0])
-            found.append(Frozen(axis.parameter_axis, int(fixed.sum()), axis.size, _reason(graph, number)))
+            why = _reason(graph, number) if number else _beside_nothing(graph, axis)
+            found.append(Frozen(axis.parameter_axis, int(fixed.sum()), axis.size, why))
         elif demanded:
             units, entries = graph.solution.expand(classes, np.arange(len(classes)))
             held = np.isin(units, list(demanded))
@@ -75,6 +76,17 @@ def _reason(graph: Analysis, number: int) -> str:
     line = reason.line or node.meta.get("line")
     text = _with_constant(graph, reason.text, node)
     return f"{text}, at {describe_line(line)}" if line else text
+
+
+def _beside_nothing(graph: Analysis, axis: Axis) -> str:
+    """The reason of entries that stand beside others without channels: of an input that was laid beside embeddings."""
+    end = axis.start + axis.size
+    for *pair, number in graph.labelling.labels.facts.unions:
+        met = any((ids == 0).any() for ids in pair)
+        if met and any(((axis.start <= ids) & (ids < end)).any() for ids in pair):
+            line = graph.labelling.nodes[number].meta.get("line")
+            return f"{MEETS_NO_CHANNELS}, at {describe_line(line)}" if line else MEETS_NO_CHANNELS
+    return MEETS_NO_CHANNELS
 
 
 def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphprune.rules.alignment import MEETS_NO_CHANNELS
+from graphprune.rules.labels import MEETS_NO_CHANNELS
 
 _REMEDIES = {
     "output of the model": "The caller gets this size. If a part of the result may shrink, as features do, say which "
@@ -15,7 +15,8 @@ _REMEDIES = {
     "its entries are read as numbers": "Keep the values in tensors: .item(), .tolist(), float() and conditions of "
     "Python read them.",
     "its values decide what forward does": "Nothing is to be done: another input may be given them.",
-    "is made anew by forward for inputs of another size": "Make the tensor once, for the longest input, in __init__.",
+    "is made anew by forward for inputs of another size": "If an earlier run left it, and forward makes it where it is "
+    "None, set it to None before pruning; else make it once, for the longest input, in __init__.",
     "its module was compiled by TorchScript": "Trace the model before it is compiled.",
     "runs functions that are not looked into": "Call the function itself, not the operator that runs it.",
     "nested tensors have no sizes": "Trace the model with padded tensors instead of nested ones.",
@@ -27,7 +28,7 @@ _REMEDIES = {
     "channels are arranged differently": "Bring both operands into the same order before they are combined.",
     "channels are composed differently": "Reshape both operands alike before they are combined.",
     "which forward does not read": "Leave the attribute out, or read it in forward, so that it can follow.",
-    "another input may read what the traced run cuts away": "Nothing is to be done: longer inputs need these entries.",
+    "another input may read what the traced run cuts away": "Nothing is to be done: longer inputs, or others, need these entries.",
     "are counted": "Nothing is to be done: the entries are what the operation counts.",
     "are numbered": "Nothing is to be done: the entries are what the operation counts.",
     "returns the number of a channel": "Nothing is to be done if the program uses that number.",

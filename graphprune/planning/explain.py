@@ -107,6 +107,7 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) 
     """The error of budgets that cannot be met, which says what the smallest reachable value is."""
     multiple = max((limit.multiple for limit in setup.limits), default=1)
     finer = f", or let multiples of less than {multiple} units be left" if multiple > 1 else ""
+    finer += ", or hold less by overrides=" if setup.options.overrides else ""
     least = problem.costs(problem.living(problem.state.lengths))
     dense = problem.costs(all_living(problem.solution))
     wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]

@@ -8,12 +8,8 @@ from operator import attrgetter
 
 import numpy as np
 
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
+from graphprune.rules.labels import MEETS_NO_CHANNELS, LabelArray, LabelledTensor, Labels, varying
 from graphprune.utils.arrays import Dims, Ids, Shape
-
-MEETS_NO_CHANNELS = "meets a dimension without channels (the model's input, a position, a constant)"
-"""The reason for fixing channels that an operand without labels has too."""
-
 
 _NO_DIMS: Dims = frozenset()
 

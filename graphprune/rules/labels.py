@@ -152,6 +152,10 @@ class Reason:
     line: tuple[str, int] | None = None
 
 
+MEETS_NO_CHANNELS = "meets a dimension without channels (the model's input, a position, a constant)"
+"""The reason for fixing channels that an operand without labels has too."""
+
+
 @dataclass(slots=True, repr=False)
 class Facts:
     """What rules wrote down: whole arrays, with the node_index (node number) of each."""
@@ -159,7 +163,8 @@ class Facts:
     unions: list[tuple[Ids, Ids, int]] = field(default_factory=list)
     parts: list[tuple[Ids, Ids, Ids, int]] = field(default_factory=list)
     fixed: list[tuple[Ids, int]] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=lambda: [Reason(MEETS_NO_CHANNELS, -1)])
+    """The first is that of label 0, which stands for entries without channels beside labelled ones."""
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)

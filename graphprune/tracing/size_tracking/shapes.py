@@ -163,6 +163,11 @@ def with_groups(position: int, name: str) -> Handler:
     return handler
 
 
+def sparse_product(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``torch.sparse.mm`` is ``torch.mm``, but for zeros that torch makes first, whose sizes no code shows."""
+    return torch.mm(*args) if len(args) == 2 and not kwargs else func(*args, **kwargs)
+
+
 def cell(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """One step of a recurrent network: torch asks for as many old states as new ones."""
     out = func(*args, **kwargs)

@@ -66,6 +66,7 @@ HANDLERS: dict[Any, Handler] = {
     F.layer_norm: shapes.normalized_shape,
     F.rms_norm: shapes.normalized_shape,
     F.one_hot: shapes.one_hot,
+    torch.sparse.mm: shapes.sparse_product,
     torch._C._nn.pad: shapes.pad,
     torch._C._nn.pad_sequence: shapes.padded_sequences,
     **_either(CONVOLUTIONS, taking_whole_numbers(shapes.with_groups(6, "groups"))),
