@@ -132,9 +132,11 @@ def fix_unpicked_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, 
     nodes = list(trace.graph.nodes)
     chosen = trace.chosen or bool(trace.sizes.values_read)
     left = [found for number, node in enumerate(nodes) for found in _left_out(number, node, values, chosen)]
-    consumed = _consumed(labels, nodes, values) if left else np.zeros(0, bool)
+    if not left:
+        return
+    consumed = _consumed(labels, nodes, values, np.concatenate([ids for _, ids in left]))
     for node_index, ids in left:
-        dead = ids[~consumed[ids]]
+        dead = np.setdiff1d(ids, consumed)
         if dead.size:
             labels.node_index = node_index
             labels.fix([LabelArray(dead)], UNREAD)
@@ -168,18 +170,25 @@ def _used_results(node: fx.Node) -> list[int]:
     return [user.args[1] for user in node.users if user.target is operator.getitem and user.users]  # type: ignore[misc]
 
 
-def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> Mask:
-    """For every label, whether a call that cuts nothing out makes something else of it, or the model returns it."""
-    found = np.zeros(labels.count, bool)
+def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any], asked: Ids) -> Ids:
+    """Those of some labels of which a call that cuts nothing out makes something else, or that the model returns."""
+    wanted = np.zeros(labels.count, bool)
+    wanted[asked] = True
+    known: dict[int, Ids] = {}
+
+    def among(value: Any) -> Ids:
+        for array in (arrays := list(all_arrays(value))):
+            if id(array.ids) not in known:
+                known[id(array.ids)] = array.ids[wanted[array.ids]]
+        return np.concatenate([asked[:0], *(known[id(array.ids)] for array in arrays)])
+
+    found = [asked[:0]]
     for node in nodes:
         if node.op == "output" or (node.op == "call_function" and not _hands_on(node)):
-            given, made = np.zeros(labels.count, bool), np.zeros(labels.count, bool)
-            for array in all_arrays([values[of] for of in node.all_input_nodes]):
-                given[array.ids] = True
-            for array in all_arrays(values[node]):
-                made[array.ids] = True
-            found |= given & ~made
-    return found
+            given = among([values[of] for of in node.all_input_nodes])
+            if given.size:
+                found.append(np.setdiff1d(given, among(values[node])))
+    return np.concatenate(found)
 
 
 def _hands_on(node: fx.Node) -> bool:

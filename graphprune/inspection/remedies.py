@@ -28,7 +28,8 @@ _REMEDIES = {
     "channels are arranged differently": "Bring both operands into the same order before they are combined.",
     "channels are composed differently": "Reshape both operands alike before they are combined.",
     "which forward does not read": "Leave the attribute out, or read it in forward, so that it can follow.",
-    "another input may read what the traced run cuts away": "Nothing is to be done: longer inputs, or others, need these entries.",
+    "another input may read what the traced run cuts away": "Nothing is to be done: longer inputs or others "
+    "need these entries.",
     "are counted": "Nothing is to be done: the entries are what the operation counts.",
     "are numbered": "Nothing is to be done: the entries are what the operation counts.",
     "returns the number of a channel": "Nothing is to be done if the program uses that number.",
