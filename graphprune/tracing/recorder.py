@@ -239,6 +239,10 @@ class Recorder(DispatchMode):
         meta["shape"] = torch.Size() if nested else tensor.shape
         meta["dtype"] = tensor.dtype
 
+    def was_moved(self, tensor: Tensor) -> bool:
+        """Was a tensor of the model given other memory?"""
+        return self._of_model.moved(tensor)
+
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
         made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}

@@ -153,7 +153,7 @@ def record(
         log,
         dict(recorder.model_copy.kinds),
         recorder.model_copy.replaceable,
-        tuple(n for n in recorder.shapes if n not in recorder.used and not _is_worked_out(n, recorder)),
+        tuple(_unreached(recorder)),
         _threads_note(recorder) or trained.note,
         evaluated,
         len(results),
@@ -167,6 +167,13 @@ def record(
         unused,
         recorder.chosen,
     )
+
+
+def _unreached(recorder: Recorder) -> Iterator[str]:
+    """The parameters and buffers that no run used; what was given other entries, ``self.v.data = value``, was used."""
+    for name, tensor in recorder.model_copy.tensors:
+        if name not in recorder.used and not recorder.was_moved(tensor) and not _is_worked_out(name, recorder):
+            yield name
 
 
 def _is_worked_out(name: str, recorder: Recorder) -> bool:

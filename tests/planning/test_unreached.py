@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import graphprune
 from graphprune import UnreachedWarning
@@ -75,3 +76,26 @@ def test_training_that_needs_targets() -> None:
     slim = graphprune.prune_model(Targets(), 0.5, (x, target))
     assert slim.aux.in_features == 8
     assert slim.train()(x, target).shape == ()
+
+
+class Normalized(nn.Module):
+    """Divides a weight by its largest singular value, whose vector forward gives a parameter before it reads that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.weight = nn.Linear(6, 16), nn.Parameter(torch.randn(16, 8))
+        self.v, self.leave = nn.Parameter(torch.randn(16), requires_grad=False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v.data = functional.normalize(self.weight.data.sum(1), dim=0)
+        found: Tensor = self.leave(self.enter(x).relu() @ self.weight / (self.v @ self.weight).norm())
+        return found
+
+
+def test_what_forward_gives_other_entries_is_used(recwarn: pytest.WarningsRecorder) -> None:
+    graph = graphprune.trace(Normalized().eval(), torch.randn(2, 6))
+    assert not any("not used" in frozen.reason for frozen in graph.frozen)
+    slim = graph.plan(0.5).apply(graph.model)
+    assert not recwarn.list
+    slim(torch.randn(2, 6))
+    assert slim.v.shape == (8,)
