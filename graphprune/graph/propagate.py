@@ -36,8 +36,10 @@ from graphprune.tracing.rebuilt_tensors import rebuilt_tensors
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.checks import found_value, shown
-from graphprune.utils.operators import Args, Kwargs, short_name
+from graphprune.utils.operators import Args, Kwargs, is_random, short_name
 from graphprune.utils.tree import LEAVES, PLAIN
+
+SEEDED = "drawn with a seed that forward sets, by which fewer numbers are others"
 
 
 @dataclass(repr=False)
@@ -89,6 +91,8 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
         labelling.values[node] = _label_node(labelling, trace, node)
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
+    if trace.seeded:
+        _fix_seeded_draws(labelling)
     _fix_read_values(labelling, trace)
     _fix_rebuilt_tensors(labelling, trace)
     _fix_values_elsewhere(labelling, trace)
@@ -98,6 +102,14 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
     fix_written_entries(labelling.labels, labelling.nodes, labelling.values)
     fix_cut_entries(labelling.labels, trace, labelling.values)
     return labelling
+
+
+def _fix_seeded_draws(labelling: Labelling) -> None:
+    """Random numbers that a program draws with a seed of its own are a table: fewer of them are others."""
+    for number, node in enumerate(labelling.nodes):
+        if node.op == "call_function" and is_random(node.target):
+            labelling.labels.node_index = number
+            labelling.labels.fix(all_arrays(labelling.values[node]), SEEDED)
 
 
 def _fix_read_values(labelling: Labelling, trace: Trace) -> None:

@@ -58,9 +58,19 @@ _SIZED = (Trait.MAKES_LABELS, Trait.FROM_SIZES)
 
 @rule(aten.zeros.default, aten.ones.default, samples=[sample([3, 4])], resize=_size_first, traits=_SIZED)
 @rule(aten.empty.memory_format, samples=[sample([3, 4])], resize=_size_first, traits=[*_SIZED, Trait.NO_VALUES])
+@rule(
+    aten.randn.default,
+    aten.rand.default,
+    samples=[sample([3, 4])],
+    resize=_size_first,
+    traits=[*_SIZED, Trait.NO_VALUES],
+)
 @rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first, traits=_SIZED)
 def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
-    """One value everywhere, as :func:`new_tensor`; where the code does not show a size, the dimension is fixed."""
+    """One value everywhere, as :func:`new_tensor`, or noise, of which any entry is as good as another.
+
+    Where the code does not show a size, the dimension is fixed. Noise of a generator of its own is a table of numbers.
+    """
     return new_tensor(call, LabelledTensor(()))
 
 

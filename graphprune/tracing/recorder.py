@@ -100,6 +100,7 @@ class Recorder(DispatchMode):
         self.used: set[str] = set()
         self.ran = False  # has the copy been run?
         self.chosen = False  # may arguments have chosen what of the model was used?
+        self.seeded = False  # has the program seeded random numbers?
         self.thread = get_ident()
         if self.watched:
             log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
@@ -407,6 +408,19 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
+def _noticing_seeds(recorder: Recorder) -> Iterator[None]:
+    """Note in ``recorder.seeded`` that the program sets the seed of random numbers: it wants the same ones always."""
+    seed = torch.manual_seed
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        recorder.seeded |= get_ident() == recorder.thread
+        return seed(*args, **kwargs)
+
+    with patched(torch, manual_seed=call), patched(torch.random, manual_seed=call):
+        yield
+
+
+@contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Everything that must hold while a model is traced; all of it is undone afterwards."""
     import_module("torch._dynamo")  # which torch does at its first decomposition: amid modes, that of 2.8 fails
@@ -424,6 +438,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
+            stack.enter_context(_noticing_seeds(recorder))
             stack.enter_context(recorder)
             stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:

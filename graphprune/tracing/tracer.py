@@ -61,6 +61,7 @@ class Trace:
         replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
         unused: calls whose results, made of sizes alone, nothing uses.
         chosen: arguments that are no tensors may have chosen what of the model was used.
+        seeded: the program sets the seed of random numbers.
     """
 
     graph: fx.Graph
@@ -84,6 +85,7 @@ class Trace:
     replaced: tuple[tuple[str, fx.Node], ...] = ()
     unused: frozenset[fx.Node] = frozenset()
     chosen: bool = False
+    seeded: bool = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -166,6 +168,7 @@ def record(
         replaced,
         unused,
         recorder.chosen,
+        recorder.seeded,
     )
 
 

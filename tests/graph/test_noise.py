@@ -1,0 +1,75 @@
+"""Noise that forward draws as wide as channels are loses those entries with them; seeded noise is a table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.graph.propagate import SEEDED
+
+X = torch.randn(5, 8)
+
+
+class Autoencoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent = 12
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(12, 8)
+        self.mean, self.deviation = nn.Linear(16, 12), nn.Linear(16, 12)
+
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape[0], self.latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu()
+        mean = self.mean(h)
+        found: Tensor = self.leave(mean + self.noise(mean) * self.deviation(h))
+        return found
+
+
+class Generator(Autoencoder):
+    """Begins with noise alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.noise(x))
+        return found
+
+
+class Dropped(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        return (torch.rand(like.shape) > 0.3).to(like.dtype)
+
+
+@pytest.mark.parametrize("kind", [Autoencoder, Generator, Dropped])
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+def test_noise_goes_with_its_channels(kind: type[Autoencoder]) -> None:
+    model = kind().eval()
+    plan = graphprune.trace(model, X).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.leave.in_features == 6
+    assert graphprune.verify(model, slim, plan, X).passed
+    assert slim(torch.randn(3, 8)).shape == (3, 8)
+
+
+class Seeded(Autoencoder):
+    """Has the same numbers at every call."""
+
+    def noise(self, like: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return torch.randn(like.shape[0], self.latent)
+
+
+class OfAGenerator(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape[0], self.latent, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Seeded, SEEDED), (OfAGenerator, "a constant that the program makes")])
+def test_numbers_that_are_always_the_same_stay(kind: type[Autoencoder], reason: str) -> None:
+    model, seed, state = kind().eval(), torch.manual_seed, torch.get_rng_state()
+    graph = graphprune.trace(model, X)
+    assert reason in str(graph.why_frozen("leave.weight[1]"))
+    assert graph.plan(0.5).apply(graph.model).leave.in_features == 12
+    assert torch.manual_seed is seed and torch.equal(torch.get_rng_state(), state)
