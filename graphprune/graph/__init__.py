@@ -3,8 +3,9 @@
 In reading order:
 
 - ``analysis`` (:class:`~graphprune.graph.analysis.Analysis`, the room's result);
-- labels: ``propagate`` (rules label every tensor) with ``index_buffers``, ``value_buffers``, ``recurrent_states`` and
-  ``unread``, ``solve`` (what follows from the labels) with ``label_runs`` and ``segments`` (many labels as one row);
+- labels: ``propagate`` (rules label every tensor) with ``index_buffers``, ``value_buffers``, ``recurrent_states``,
+  ``unread`` and ``left_out``, ``solve`` (what follows from the labels) with ``label_runs`` and ``segments`` (many
+  labels as one row);
 - units: ``groups`` (units and groups), ``roles``, ``couplings``, ``frozen`` with ``constant_operands``,
   ``parameter_uses``, ``layer_axes`` (which layer has an axis);
 - what sizes in the program demand: ``size_model`` and ``stated_sizes``, ``linear_expressions``, ``statistic_scales``,

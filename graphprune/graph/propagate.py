@@ -16,11 +16,11 @@ from torch import fx, nn
 
 from graphprune.errors import RuleError
 from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
+from graphprune.graph.left_out import settle_left_out
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import (
     fix_cut_entries,
     fix_deciding_entries,
-    fix_unpicked_entries,
     fix_unread_entries,
     fix_written_entries,
 )
@@ -97,7 +97,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
     _fix_rebuilt_tensors(labelling, trace)
     _fix_values_elsewhere(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
-    fix_unpicked_entries(labelling.labels, trace, labelling.values)
+    settle_left_out(labelling.labels, trace, labelling.values)
     fix_deciding_entries(labelling.labels, trace, labelling.values)
     fix_written_entries(labelling.labels, labelling.nodes, labelling.values)
     fix_cut_entries(labelling.labels, trace, labelling.values)

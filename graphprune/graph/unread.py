@@ -1,16 +1,14 @@
 """Entries of parameters and buffers that other runs use than the traced one.
 
 A table of positions, a mask or a table of rotations has as many rows as the longest input, and the example reads the
-first of them. The others belong to inputs that were not traced, so they stay. So does what a number picks nothing of:
-another style, task or expert has another number. A queue or a cache of which a run writes
+first of them. The others belong to inputs that were not traced, so they stay. A queue or a cache of which a run writes
 some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input ends. What
 only decides on a way is what the other way may return, as an early exit does.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,7 @@ import torch
 from torch import fx
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
-from graphprune.rules.registry import has_trait, matmul_views
-from graphprune.rules.traits import Trait
+from graphprune.rules.registry import matmul_views
 from graphprune.tracing.outside_tensors import written_bases
 from graphprune.tracing.sizes import Expr, dims_of
 from graphprune.tracing.tracer import Trace
@@ -121,79 +118,6 @@ def fix_unread_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping
         if known.any() and not known.all():
             labels.node_index = node_index
             labels.fix([LabelArray(array.ids.ravel()[~known])], UNREAD)
-
-
-def fix_unpicked_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any]) -> None:
-    """Fix the entries that numbers, slices and pieces leave out of tensors, and of which nothing else makes any use.
-
-    The number may be an argument: ``self.scale[style]``, ``self.heads(x).chunk(3, -1)[task]``. Where arguments are
-    tensors alone, what a program leaves out of results of layers is dead.
-    """
-    nodes = list(trace.graph.nodes)
-    chosen = trace.chosen or bool(trace.sizes.values_read)
-    left = [found for number, node in enumerate(nodes) for found in _left_out(number, node, values, chosen)]
-    if not left:
-        return
-    consumed = _consumed(labels, nodes, values, np.concatenate([ids for _, ids in left]))
-    for node_index, ids in left:
-        dead = np.setdiff1d(ids, consumed)
-        if dead.size:
-            labels.node_index = node_index
-            labels.fix([LabelArray(dead)], UNREAD)
-
-
-def _left_out(number: int, node: fx.Node, values: Mapping[fx.Node, Any], chosen: bool) -> Iterator[tuple[int, Ids]]:
-    """The labels of a call's argument that the results which are used do not have, if it cuts parts out of it.
-
-    Args:
-        number: of the node.
-        chosen: also of results of layers, not of parameters and buffers alone.
-    """
-    if node.op != "call_function" or not has_trait(node.target, Trait.PICKS) or not node.users:
-        return
-    given = values.get(node.args[0])  # type: ignore[arg-type]
-    if not isinstance(given, LabelledTensor) or not (chosen or given.movable):
-        return
-    if has_trait(node.target, Trait.MAKES_LABELS, Trait.KNOWS_INDEXES):
-        return
-    found = values[node]
-    pieces = found if isinstance(found, LabelledTensor) else [found[i] for i in _used_results(node)]
-    kept = np.concatenate([np.zeros(0, np.int64), *(array.ids.ravel() for array in all_arrays(pieces))])
-    for array in given.arrays:
-        gone = array.ids.ravel()[~np.isin(array.ids.ravel(), kept)] if len(array.dims) == 1 else kept[:0]
-        if gone.size:
-            yield number, gone
-
-
-def _used_results(node: fx.Node) -> list[int]:
-    """The numbers of the results of a call that the program uses."""
-    return [user.args[1] for user in node.users if user.target is operator.getitem and user.users]  # type: ignore[misc]
-
-
-def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any], asked: Ids) -> Ids:
-    """Those of some labels of which a call that cuts nothing out makes something else, or that the model returns."""
-    wanted = np.zeros(labels.count, bool)
-    wanted[asked] = True
-    known: dict[int, Ids] = {}
-
-    def among(value: Any) -> Ids:
-        for array in (arrays := list(all_arrays(value))):
-            if id(array.ids) not in known:
-                known[id(array.ids)] = array.ids[wanted[array.ids]]
-        return np.concatenate([asked[:0], *(known[id(array.ids)] for array in arrays)])
-
-    found = [asked[:0]]
-    for node in nodes:
-        if node.op == "output" or (node.op == "call_function" and not _hands_on(node)):
-            given = among([values[of] for of in node.all_input_nodes])
-            if given.size:
-                found.append(np.setdiff1d(given, among(values[node])))
-    return np.concatenate(found)
-
-
-def _hands_on(node: fx.Node) -> bool:
-    """Is it one of several results, or a part?"""
-    return node.target is operator.getitem or has_trait(node.target, Trait.PICKS)
 
 
 def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> tuple[set[int], list[Ids]]:

@@ -94,8 +94,12 @@ class PruningCallback(Callback):
         self._prepared.begin(self._pruned(pl_module), trainer.optimizers, trainer.world_size)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Prune if it is time to."""
-        self._prepared.at(trainer.global_step)
+        """Prune if it is time to; the best checkpoints so far are of another architecture then, and count no more."""
+        if self._prepared.at(trainer.global_step):
+            for saving in trainer.checkpoint_callbacks:
+                if isinstance(saving, callbacks.ModelCheckpoint):
+                    saving.best_k_models, saving.kth_best_model_path = {}, ""
+                    saving.best_model_path, saving.best_model_score = "", None
 
     def state_dict(self) -> dict[str, Any]:
         """Part of Lightning's checkpoint."""

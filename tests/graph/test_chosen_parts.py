@@ -21,7 +21,7 @@ class Net(nn.Module):
         self.leave, self.piece = nn.Linear(16, 3), nn.Linear(4, 3)
         self.scale = nn.Parameter(torch.rand(6, 16) + 0.5)
         self.register_buffer("steps", torch.rand(6))
-        self.choice = choice
+        self.choice, self.length = choice, 4
 
     def forward(self, x: Tensor, which: int) -> Tensor:
         return self.choice(self, torch.relu(self.enter(x)), which)
@@ -36,15 +36,10 @@ ROWS: dict[str, Choice] = {
     "schedule": lambda net, h, i: net.leave(h * net.steps[i] * net.scale[0]),
     "several": lambda net, h, i: net.leave(h * sum(net.scale[k] for k in range(i + 1))),
 }
-PIECES: dict[str, Choice] = {
-    "chunk": lambda net, h, i: net.piece(net.heads(h).chunk(3, -1)[i]),
-    "channels": lambda net, h, i: net.piece(net.heads(h)[:, 4 * i : 4 * i + 4]),
-    "split": lambda net, h, i: net.piece(net.heads(h).split(4, -1)[i]),
-}
 
 
 @pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
-@pytest.mark.parametrize("choice", [*ROWS.values(), *PIECES.values()], ids=[*ROWS, *PIECES])
+@pytest.mark.parametrize("choice", ROWS.values(), ids=ROWS)
 def test_other_choices_are_as_right(choice: Choice) -> None:
     model = Net(choice).eval()
     with torch.no_grad():  # half of the channels do nothing
@@ -52,25 +47,89 @@ def test_other_choices_are_as_right(choice: Choice) -> None:
         model.scale[:, ::2] = 0
         model.leave.weight[:, ::2], model.heads.weight[:, ::2] = 0, 0
     slim = graphprune.prune_model(model, 0.5, (X, 0), importance="l2")
-    assert slim.enter.out_features == 8 and len(slim.scale) == 6 and slim.heads.out_features == 12
+    assert slim.enter.out_features == 8 and len(slim.scale) == 6
     for which in range(3):
         torch.testing.assert_close(slim(X, which), model(X, which))
 
 
-class Literal(nn.Module):
-    """What a literal leaves out of a layer's result is dead, and goes."""
+VIEWS: dict[str, Choice] = {
+    "view": lambda net, h, i: net.piece(net.heads(h).view(len(h), 3, -1)[:, i]),
+    "unbind": lambda net, h, i: net.piece(net.heads(h).view(len(h), 3, -1).unbind(1)[i]),
+    "permuted": lambda net, h, i: net.piece(net.heads(h).view(len(h), 3, -1).permute(1, 0, 2)[i]),
+    "chunk": lambda net, h, i: net.piece(net.heads(h).chunk(3, -1)[i]),
+    "split": lambda net, h, i: net.piece(net.heads(h).split(4, -1)[i]),
+    "by attribute": lambda net, h, i: net.piece(net.heads(h)[:, i * net.length : (i + 1) * net.length]),
+    "narrow": lambda net, h, i: net.piece(net.heads(h).narrow(1, i * net.length, net.length)),
+    "used elsewhere": lambda net, h, i: net.piece(net.heads(h).chunk(3, -1)[i]) + net.heads(h).abs().sum(),
+}
 
-    def __init__(self) -> None:
+
+def masked_equal(model: nn.Module, example: tuple[object, ...], others: list[tuple[object, ...]]) -> nn.Module:
+    """The slim model, which is equal to the masked dense one in other runs than the traced one."""
+    plan = graphprune.trace(model, example).plan(0.5, importance="l2")
+    slim = plan.apply(model)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.mul_(plan.mask(name))
+    for other in others:
+        torch.testing.assert_close(slim(*other), model(*other))
+    return slim
+
+
+@pytest.mark.parametrize("choice", VIEWS.values(), ids=VIEWS)
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+def test_pieces_of_one_length_keep_the_same_places(choice: Choice) -> None:
+    model = Net(choice).double().eval()
+    slim = masked_equal(model, (X.double(), 0), [(X.double(), which) for which in range(3)])
+    literal = slim.piece.in_features == 4  # which the length of a split is
+    assert (slim.heads.out_features, slim.piece.in_features) == ((12, 4) if literal else (6, 2))
+
+
+class Autoencoder(nn.Module):
+    """Adds a deviation in training alone. [n, 8] -> [n, 8]"""
+
+    def __init__(self, parts: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(4, 3)
+        self.enter, self.both, self.leave, self.parts = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(6, 8), parts
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.leave(self.enter(x)[:, :4])
+        mean, deviation = self.parts(self.both(self.enter(x).relu()))
+        found: Tensor = self.leave(mean + deviation.exp() if self.training else mean)
         return found
 
 
-def test_what_a_program_without_choices_leaves_out_is_dead() -> None:
-    model = Literal().eval()
-    slim = graphprune.prune_model(model, 0.5, X)
-    assert slim.enter.out_features < 16
-    torch.testing.assert_close(slim(X), model(X))
+@pytest.mark.parametrize(
+    ("parts", "left"),
+    [
+        (lambda h: h.chunk(2, -1), 6),
+        (lambda h: (h[:, : h.shape[1] // 2], h[:, h.shape[1] // 2 :]), 6),
+        (lambda h: (h[:, :6], h[:, 6:]), 12),
+    ],
+)
+def test_what_training_adds_elementwise_fits(parts: Callable[[Tensor], tuple[Tensor, Tensor]], left: int) -> None:
+    model = Autoencoder(parts).double().eval()
+    slim = masked_equal(model, (X.double(),), [(X.double(),)])
+    assert slim.both.out_features == left
+    torch.testing.assert_close(slim.train()(X.double()), model.train()(X.double()))
+
+
+class Flagged(nn.Module):
+    """A flag or an attribute chooses. [n, 8] -> [n, 3]"""
+
+    other = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.both, self.leave = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, second: bool = False) -> Tensor:
+        pair = self.both(self.enter(x).relu()).chunk(2, -1)
+        found: Tensor = self.leave(pair[second or self.other])
+        return found
+
+
+def test_flags_and_attributes_choose_too() -> None:
+    model = Flagged().double().eval()
+    slim = masked_equal(model, (X.double(),), [(X.double(), True), (X.double(), False)])
+    model.other = slim.other = True
+    torch.testing.assert_close(slim(X.double()), model(X.double()))

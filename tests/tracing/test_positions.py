@@ -36,10 +36,14 @@ def _identity(x: Tensor) -> Tensor:
 
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], int, int]] = {
-    "narrow from the end": (lambda x: x.narrow(1, -4, 4), 4, 10),
-    "slice from the end": (lambda x: x[:, -8:], 8, 12),
-    "all but the end": (lambda x: x[:, :-8], 8, 12),
-    "half from the end": (lambda x: x[:, -(x.shape[1] // 2) :], 8, 8),
+    "narrow from the end": (lambda x: torch.cat([x.narrow(1, -4, 4), x[:, :-4]], 1), 16, 8),
+    "slice from the end": (lambda x: torch.cat([x[:, -8:], x[:, :-8]], 1), 16, 9),
+    "all but the end": (lambda x: torch.cat([x[:, :-8], x[:, -8:]], 1), 16, 9),
+    "half from the end": (
+        lambda x: torch.cat((*x.split(x.shape[1] // 2, 1)[::-1], x[:, -(x.shape[1] // 2) :]), 1),
+        24,
+        8,
+    ),
     "circular over channels": (lambda x: F.pad(x[:, None], (0, 0, 0, 0, 2, 2), mode="circular")[:, 0], 20, 10),
     "circular over space": (lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"), 16, 8),
     "zeros for channels": (lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)), 24, 8),

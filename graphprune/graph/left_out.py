@@ -1,0 +1,168 @@
+"""Parts that a program cuts out of tensors, beside others that it does not use.
+
+Another run may use those: one in training mode, or one with another argument or attribute, as in
+``heads(x).chunk(3, -1)[task]`` and ``mean + deviation * noise if self.training else mean``. Parts of one length keep
+the same places, so that each fits what the traced one met; what cannot be kept so stays.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from graphprune.graph.unread import UNREAD
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
+from graphprune.tracing.tracer import Trace
+from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.operators import argument_of, is_mutable
+
+Values = Mapping[fx.Node, Any]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A call that cuts parts out of a tensor.
+
+    Attributes:
+        number: of its node.
+        given: the tensor.
+        dim: which dimension is cut.
+        used: the results that the program uses.
+        starts: where these begin; None: they are no runs of neighbors.
+        length: of the parts; 0: they differ.
+        several: it makes all parts at once.
+    """
+
+    number: int
+    given: LabelledTensor
+    dim: int
+    used: tuple[LabelledTensor, ...]
+    starts: tuple[int, ...] | None
+    length: int
+    several: bool
+
+
+def settle_left_out(labels: Labels, trace: Trace, values: Values) -> None:
+    """Tie parts that are not used to those of their length that are, entry by entry, or fix them.
+
+    A single entry that a number picks out of a layer's result, and a slice of what something else reads whole, say
+    little where arguments are tensors alone: nothing is done then.
+    """
+    nodes = list(trace.graph.nodes)
+    live = _live(nodes, trace)
+    cuts = [cut for number, node in enumerate(nodes) if node in live and (cut := _cut(number, node, values, live))]
+    picked = np.zeros(labels.count if cuts else 0, bool)
+    for array in all_arrays([cut.used for cut in cuts]):
+        picked[array.ids] = True
+    left = [(cut, array) for cut in cuts for array in cut.given.touching([cut.dim]) if not picked[array.ids].all()]
+    if not left:
+        return
+    consumed = np.zeros(labels.count, bool)
+    consumed[_consumed(labels, nodes, values, np.concatenate([array.ids.ravel() for _, array in left]))] = True
+    chosen = trace.chosen or bool(trace.sizes.values_read)
+    for cut, array in left:
+        labels.node_index = cut.number
+        _settle(labels, cut, array, ~picked[array.ids] & ~consumed[array.ids], chosen)
+
+
+def _settle(labels: Labels, cut: _Cut, array: LabelArray, dead: Mask, chosen: bool) -> None:
+    """Tie or fix the labels of one array.
+
+    Args:
+        dead: which of them nothing uses.
+        chosen: arguments may have chosen the part.
+    """
+    alone = array.dims == {cut.dim}
+    if (alone and cut.length == 1) or (cut.given.movable and not chosen and not cut.several):
+        if dead.any() and (chosen or cut.given.movable):
+            labels.fix([LabelArray(array.ids[dead])], UNREAD)
+        return
+    if not alone and not any(np.isin(array.ids, other.ids).any() for other in all_arrays(cut.used)):
+        return  # its rows and cells go by labels of their own
+    if not (cut.several or not alone or chosen or dead.any()):
+        return
+    size = array.ids.shape[cut.dim]
+    if cut.starts is None or not cut.length or size % cut.length or any(at % cut.length for at in cut.starts):
+        labels.fix([array], UNREAD)
+        return
+    along = np.moveaxis(array.ids, cut.dim, -1)
+    parts = along.reshape(*along.shape[:-1], -1, cut.length)
+    first = cut.starts[0] // cut.length
+    labels.unify(parts, parts[..., first : first + 1, :])
+
+
+# ---------------------------------------------------------------- what a call cuts, and what is used of it
+
+
+def _cut(number: int, node: fx.Node, values: Values, live: Collection[fx.Node]) -> _Cut | None:
+    """What a call cuts out of a tensor; None: it is no such call."""
+    if node.op != "call_function" or not has_trait(node.target, Trait.PICKS):
+        return None
+    given = values.get(node.args[0])  # type: ignore[arg-type]
+    makes = has_trait(node.target, Trait.MAKES_LABELS, Trait.KNOWS_INDEXES)
+    if makes or not isinstance(given, LabelledTensor) or not given.arrays:
+        return None
+    arguments: dict[str, Any] = {
+        argument.name: argument_of(node.target, node.args, node.kwargs, place)
+        for place, argument in enumerate(node.target._schema.arguments)  # type: ignore[union-attr]
+    }
+    dim, found = arguments["dim"] % given.ndim, values[node]
+    size = given.shape[dim]
+    if isinstance(found, LabelledTensor):
+        start = arguments.get("index", arguments.get("start")) or 0
+        start = min(start + size if start < 0 else start, size)
+        length = 1 if "index" in arguments else found.shape[dim]
+        return _Cut(number, given, dim, (found,), (start,) if arguments.get("step", 1) == 1 else None, length, False)
+    users = [user for user in node.users if user.target is operator.getitem and user in live]
+    numbers: list[int] = [user.args[1] for user in users]  # type: ignore[misc]
+    lengths = [1 if given.ndim > piece.ndim else piece.shape[dim] for piece in found]
+    starts = tuple(sum(lengths[:n]) for n in numbers)
+    same = lengths[0] if len(set(lengths)) == 1 else 0
+    return _Cut(number, given, dim, tuple(found[n] for n in numbers), starts, same, True) if numbers else None
+
+
+def _live(nodes: Sequence[fx.Node], trace: Trace) -> set[fx.Node]:
+    """The calls that results depend on, or what is written or read as numbers."""
+    found = {node for node, _ in trace.sizes.values_read}
+    for node in reversed(nodes):
+        writes = node.op == "call_function" and is_mutable(node.target)
+        if writes or node.op == "output" or node.target is _READS or not found.isdisjoint(node.users):
+            found.add(node)
+    return found
+
+
+_READS = torch.ops.aten._local_scalar_dense.default
+
+
+def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: Values, asked: Ids) -> Ids:
+    """Those of some labels of which a call that cuts nothing out makes something else, or that the model returns."""
+    wanted = np.zeros(labels.count, bool)
+    wanted[asked] = True
+    known: dict[int, Ids] = {}
+
+    def among(value: Any) -> Ids:
+        for array in (arrays := list(all_arrays(value))):
+            if id(array.ids) not in known:
+                known[id(array.ids)] = array.ids[wanted[array.ids]]
+        return np.concatenate([asked[:0], *(known[id(array.ids)] for array in arrays)])
+
+    found = [asked[:0]]
+    for node in nodes:
+        if node.op == "output" or (node.op == "call_function" and not _hands_on(node)):
+            given = among([values[of] for of in node.all_input_nodes])
+            if given.size:
+                found.append(np.setdiff1d(given, among(values[node])))
+    return np.concatenate(found)
+
+
+def _hands_on(node: fx.Node) -> bool:
+    """Is it one of several results, or a part?"""
+    return node.target is operator.getitem or has_trait(node.target, Trait.PICKS)
