@@ -84,7 +84,21 @@ def import_file(spec: str, path: Path) -> ModuleType:
         ) from error
     if state is not None:
         _imported[name] = state, module
+        _name_for_others(module, path, known[1] if known is not None else None)
     return module
+
+
+def _name_for_others(module: ModuleType, path: Path, earlier: ModuleType | None) -> None:
+    """Let files that import this one by its name get the same module, and not an ``earlier`` one of the file."""
+    package = _package_of(path)[1]
+    name = ".".join(filter(None, (package, path.stem)))
+    if sys.modules.get(name) is not earlier or (package and package not in sys.modules):
+        return
+    with imports_of(path):
+        sys.modules.pop(name, None)
+        found = importlib.util.find_spec(name)
+    if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
+        sys.modules[name] = module
 
 
 _FileState = tuple[Path, int, int]

@@ -99,6 +99,14 @@ def test_a_file_that_several_options_name_is_one_module(capsys):
     assert "32" in capsys.readouterr().out
 
 
+def test_a_file_that_another_one_imports_is_the_same_module(capsys):
+    Path("shapes.py").write_text(CLASSES)
+    Path("batches.py").write_text("import torch\nfrom shapes import Batch\n\ninputs = (Batch(torch.randn(2, 8)),)\n")
+    given = ("--input", "batches.py:inputs")
+    assert main(["prune", "shapes.py:Net", *given, "--ratio", "0.5", "-o", "slim"]) == OK
+    assert capsys.readouterr().err.count("imported") == 1
+
+
 def test_they_serve_a_model_without_memory(capsys):
     assert main(["inspect", "pair.py:Pair", "--input", "pair.py:named", "--meta"]) == OK
     assert "input x=f32[2, 8], ids=i64[2], scale=0.5 as given" in capsys.readouterr().err
