@@ -68,43 +68,77 @@ def settle_left_out(labels: Labels, trace: Trace, values: Values) -> None:
     consumed = np.zeros(labels.count, bool)
     consumed[_consumed(labels, nodes, values, np.concatenate([array.ids.ravel() for _, array in left]))] = True
     chosen = trace.chosen or bool(trace.sizes.values_read)
+    by_array: dict[int, list[tuple[_Cut, LabelArray]]] = {}
     for cut, array in left:
-        labels.node_index = cut.number
-        _settle(labels, cut, array, ~picked[array.ids] & ~consumed[array.ids], chosen)
+        by_array.setdefault(id(array.ids), []).append((cut, array))
+    for pairs in by_array.values():
+        ids = pairs[0][1].ids
+        _settle(labels, pairs, ~picked[ids], ~picked[ids] & ~consumed[ids], chosen)
 
 
-def _settle(labels: Labels, cut: _Cut, array: LabelArray, dead: Mask, chosen: bool) -> None:
-    """Tie or fix the labels of one array.
+def _settle(labels: Labels, pairs: Sequence[tuple[_Cut, LabelArray]], gone: Mask, dead: Mask, chosen: bool) -> None:
+    """Tie or fix the labels of one array of which parts are left out.
 
     Args:
-        dead: which of them nothing uses.
-        chosen: arguments may have chosen the part.
+        pairs: the cuts, each with the array.
+        gone: which entries are in no part that is used.
+        dead: those of them that nothing else uses.
+        chosen: arguments may have chosen the parts.
     """
-    alone = array.dims == {cut.dim}
-    if (alone and cut.length == 1) or (cut.given.movable and not chosen and not cut.several):
-        if dead.any() and (chosen or cut.given.movable):
-            labels.fix([LabelArray(array.ids[dead])], UNREAD)
-        return
+    left = gone.copy()
+    for cut, array in pairs:
+        labels.node_index = cut.number
+        alone = array.dims == {cut.dim}
+        if alone and cut.length == 1:
+            single = dead if chosen or cut.given.movable else dead & False
+            labels.fix([LabelArray(array.ids[single])] if single.any() else [], UNREAD)
+            left[...] = False
+        elif _acts(cut, array, alone, dead, chosen):
+            left &= ~_tied(labels, cut, array.ids, gone)
+        else:
+            left[...] = False
+    if left.any():
+        array = pairs[0][1]
+        labels.fix([array if chosen else LabelArray(array.ids[left])], UNREAD)
+
+
+def _acts(cut: _Cut, array: LabelArray, alone: bool, dead: Mask, chosen: bool) -> bool:
+    """Do the parts that are left out of an array say that other runs use them?"""
+    if cut.given.movable and not chosen and not cut.several:
+        return False  # a table, of which entries that are read beside others that are not are looked at for themselves
     if not alone and not any(np.isin(array.ids, other.ids).any() for other in all_arrays(cut.used)):
-        return  # its rows and cells go by labels of their own
-    if not (cut.several or not alone or chosen or dead.any()):
-        return
-    size = array.ids.shape[cut.dim]
+        return False  # its rows and cells go by labels of their own
+    return cut.several or not alone or chosen or bool(dead.any())
+
+
+def _tied(labels: Labels, cut: _Cut, ids: Ids, gone: Mask) -> Mask:
+    """Tie the parts of one length that are left out whole to one that is used; which entries are tied now."""
+    found, size = np.zeros(ids.shape, bool), ids.shape[cut.dim]
     if cut.starts is None or not cut.length or size % cut.length or any(at % cut.length for at in cut.starts):
-        labels.fix([array], UNREAD)
-        return
-    along = np.moveaxis(array.ids, cut.dim, -1)
-    parts = along.reshape(*along.shape[:-1], -1, cut.length)
-    first = cut.starts[0] // cut.length
-    labels.unify(parts, parts[..., first : first + 1, :])
+        return found
+    parts, missing = _parts(ids, cut), _parts(gone, cut)
+    whole = missing.reshape(-1, *missing.shape[-2:]).all((0, 2))
+    if whole.any():
+        first = cut.starts[0] // cut.length
+        labels.unify(parts[..., whole, :], parts[..., first : first + 1, :])
+        _parts(found, cut)[..., whole, :] = True
+    return found
+
+
+def _parts(values: Any, cut: _Cut) -> Any:
+    """A view of values by label, with the parts and their entries last."""
+    along = np.moveaxis(values, cut.dim, -1)
+    return along.reshape(*along.shape[:-1], -1, cut.length)
 
 
 # ---------------------------------------------------------------- what a call cuts, and what is used of it
 
 
 def _cut(number: int, node: fx.Node, values: Values, live: Collection[fx.Node]) -> _Cut | None:
-    """What a call cuts out of a tensor; None: it is no such call."""
+    """What a call cuts out of a tensor; None: it is no such call, or the part is only written to."""
     if node.op != "call_function" or not has_trait(node.target, Trait.PICKS):
+        return None
+    if all(user.op == "call_function" and is_mutable(user.target) for user in node.users):
         return None
     given = values.get(node.args[0])  # type: ignore[arg-type]
     makes = has_trait(node.target, Trait.MAKES_LABELS, Trait.KNOWS_INDEXES)

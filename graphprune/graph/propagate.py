@@ -97,10 +97,10 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
     _fix_rebuilt_tensors(labelling, trace)
     _fix_values_elsewhere(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
-    settle_left_out(labelling.labels, trace, labelling.values)
     fix_deciding_entries(labelling.labels, trace, labelling.values)
     fix_written_entries(labelling.labels, labelling.nodes, labelling.values)
     fix_cut_entries(labelling.labels, trace, labelling.values)
+    settle_left_out(labelling.labels, trace, labelling.values)
     return labelling
 
 
