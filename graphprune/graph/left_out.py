@@ -53,12 +53,12 @@ class _Cut:
 def settle_left_out(labels: Labels, trace: Trace, values: Values) -> None:
     """Tie parts that are not used to those of their length that are, entry by entry, or fix them.
 
-    A single entry that a number picks out of a layer's result, and a slice of what something else reads whole, say
-    little where arguments are tensors alone: nothing is done then.
+    Parts of other lengths, a single entry that a number picks out of a layer's result, and a slice of what something
+    else reads whole, say little where arguments are tensors alone: nothing is done then.
     """
     nodes = list(trace.graph.nodes)
     live = _live(nodes, trace)
-    cuts = [cut for number, node in enumerate(nodes) if node in live and (cut := _cut(number, node, values, live))]
+    cuts = [cut for number, node in enumerate(nodes) if (cut := _cut(number, node, values, live)) is not None]
     picked = np.zeros(labels.count if cuts else 0, bool)
     for array in all_arrays([cut.used for cut in cuts]):
         picked[array.ids] = True
@@ -97,9 +97,8 @@ def _settle(labels: Labels, pairs: Sequence[tuple[_Cut, LabelArray]], gone: Mask
             left &= ~_tied(labels, cut, array.ids, gone)
         else:
             left[...] = False
-    if left.any():
-        array = pairs[0][1]
-        labels.fix([array if chosen else LabelArray(array.ids[left])], UNREAD)
+    if left.any() and chosen:
+        labels.fix([pairs[0][1]], UNREAD)
 
 
 def _acts(cut: _Cut, array: LabelArray, alone: bool, dead: Mask, chosen: bool) -> bool:
@@ -138,7 +137,8 @@ def _cut(number: int, node: fx.Node, values: Values, live: Collection[fx.Node]) 
     """What a call cuts out of a tensor; None: it is no such call, or the part is only written to."""
     if node.op != "call_function" or not has_trait(node.target, Trait.PICKS):
         return None
-    if all(user.op == "call_function" and is_mutable(user.target) for user in node.users):
+    written = all(user.op == "call_function" and is_mutable(user.target) for user in node.users)
+    if written or not (node in live or _meets_others(node)):
         return None
     given = values.get(node.args[0])  # type: ignore[arg-type]
     makes = has_trait(node.target, Trait.MAKES_LABELS, Trait.KNOWS_INDEXES)
@@ -155,12 +155,23 @@ def _cut(number: int, node: fx.Node, values: Values, live: Collection[fx.Node]) 
         start = min(start + size if start < 0 else start, size)
         length = 1 if "index" in arguments else found.shape[dim]
         return _Cut(number, given, dim, (found,), (start,) if arguments.get("step", 1) == 1 else None, length, False)
-    users = [user for user in node.users if user.target is operator.getitem and user in live]
+    users = [u for u in node.users if u.target is operator.getitem and (u in live or _meets_others(u))]
     numbers: list[int] = [user.args[1] for user in users]  # type: ignore[misc]
     lengths = [1 if given.ndim > piece.ndim else piece.shape[dim] for piece in found]
     starts = tuple(sum(lengths[:n]) for n in numbers)
     same = lengths[0] if len(set(lengths)) == 1 else 0
     return _Cut(number, given, dim, tuple(found[n] for n in numbers), starts, same, True) if numbers else None
+
+
+def _meets_others(node: fx.Node) -> bool:
+    """Is it combined with something else, also where nothing comes of it? Then it is known what it fits."""
+    left = [node]
+    while left:
+        users = list(left.pop().users)
+        if any(len(user.all_input_nodes) > 1 for user in users):
+            return True
+        left += users
+    return False
 
 
 def _live(nodes: Sequence[fx.Node], trace: Trace) -> set[fx.Node]:

@@ -133,3 +133,30 @@ def test_flags_and_attributes_choose_too() -> None:
     slim = masked_equal(model, (X.double(),), [(X.double(), True), (X.double(), False)])
     model.other = slim.other = True
     torch.testing.assert_close(slim(X.double()), model(X.double()))
+
+
+class LastResidual(nn.Module):
+    """Gates whose last residual part comes to nothing, but is added as the others are. [n, 8] -> [n, 3]"""
+
+    def __init__(self, skip: int) -> None:
+        super().__init__()
+        self.residual, self.enter, self.leave = 16, nn.Linear(8, 16), nn.Linear(skip, 3)
+        self.layers = nn.ModuleList(nn.Linear(16, 16 + skip) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skips = self.enter(x), []
+        for layer in self.layers:
+            y = layer(x.tanh())
+            x = x + y[:, : self.residual]
+            skips.append(y[:, self.residual :])
+        found: Tensor = self.leave(skips[0] + skips[1])
+        return found
+
+
+@pytest.mark.parametrize("skip", [16, 24])
+def test_what_is_combined_with_others_is_tied_to_nothing_else(skip: int) -> None:
+    model = LastResidual(skip).double().eval()
+    groups = graphprune.trace(model, X.double()).groups
+    assert sorted(group.units for group in groups) == [16, skip]
+    slim = masked_equal(model, (X.double(),), [(X.double(),)])
+    assert (slim.enter.out_features, slim.leave.in_features) == (8, skip // 2)
