@@ -24,7 +24,7 @@ from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.operators import argument_of, is_mutable
 
-Values = Mapping[fx.Node, Any]
+_Values = Mapping[fx.Node, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Cut:
     several: bool
 
 
-def settle_left_out(labels: Labels, trace: Trace, values: Values) -> None:
+def settle_left_out(labels: Labels, trace: Trace, values: _Values) -> None:
     """Tie parts that are not used to those of their length that are, entry by entry, or fix them.
 
     Parts of other lengths, a single entry that a number picks out of a layer's result, and a slice of what something
@@ -133,7 +133,7 @@ def _parts(values: Any, cut: _Cut) -> Any:
 # ---------------------------------------------------------------- what a call cuts, and what is used of it
 
 
-def _cut(number: int, node: fx.Node, values: Values, live: Collection[fx.Node]) -> _Cut | None:
+def _cut(number: int, node: fx.Node, values: _Values, live: Collection[fx.Node]) -> _Cut | None:
     """What a call cuts out of a tensor; None: it is no such call, or the part is only written to."""
     if node.op != "call_function" or not has_trait(node.target, Trait.PICKS):
         return None
@@ -187,7 +187,7 @@ def _live(nodes: Sequence[fx.Node], trace: Trace) -> set[fx.Node]:
 _READS = torch.ops.aten._local_scalar_dense.default
 
 
-def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: Values, asked: Ids) -> Ids:
+def _consumed(labels: Labels, nodes: Sequence[fx.Node], values: _Values, asked: Ids) -> Ids:
     """Those of some labels of which a call that cuts nothing out makes something else, or that the model returns."""
     wanted = np.zeros(labels.count, bool)
     wanted[asked] = True
