@@ -325,3 +325,22 @@ def test_the_best_checkpoint_is_one_of_after_the_last_pruning(tmp_path: Path) ->
     assert [cut.step for cut in callback.pruner.history] == [2, 4, 6]
     assert str(trainer.state.best_model_checkpoint).endswith("checkpoint-6")
     assert model(**EXAMPLE).logits.isfinite().all()
+
+
+class Graded(Classifier):
+    """Logs a number that only grows, of which the least is the best."""
+
+    def training_step(self, batch: list[Tensor], number: int) -> Tensor:
+        self.log("grows", float(self.global_step))
+        return super().training_step(batch, number)
+
+
+def test_lightnings_best_checkpoint_is_one_of_after_the_last_pruning(tmp_path: Path) -> None:
+    saving = ModelCheckpoint(tmp_path, "{step}", monitor="grows", mode="min", every_n_train_steps=1)
+    callback = LightningCallback(SCHEDULE, ratio=0.5)
+    module = Graded(whole=True)
+    lightning_trainer(tmp_path, 2, callback, saving).fit(module, loader())
+    assert [cut.step for cut in callback.pruner.history] == [2, 4, 6]
+    best = torch.load(saving.best_model_path, weights_only=True)
+    assert best["global_step"] >= 6
+    module.load_state_dict(best["state_dict"])
