@@ -2,7 +2,8 @@
 
 Another run may use those: one in training mode, or one with another argument or attribute, as in
 ``heads(x).chunk(3, -1)[task]`` and ``mean + deviation * noise if self.training else mean``. Parts of one length keep
-the same places, so that each fits what the traced one met; what cannot be kept so stays.
+the same places, so that each fits what the traced one met. Parts of other lengths stay where numbers or names among
+the arguments may have chosen.
 """
 
 from __future__ import annotations
