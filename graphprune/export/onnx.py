@@ -259,23 +259,23 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
 
 def _cannot_export(program: _TensorProgram, example: DynamicExample, error: Exception) -> InputError:
     """What a user is told where torch cannot follow a forward: it reads values, or asks for sizes that are open."""
-    opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
     kind = type(program.model).__name__
-    failure = InputError(
+    where, found = raised_at(error) or kind, _first_lines(error)
+    if "data-dependent" in str(error):
+        return InputError(
+            f"slim: torch cannot export this {kind} to ONNX: what it does next depends on the values of a tensor",
+            where=where,
+            found=found,
+            needed="a forward that does the same whatever the values of its inputs",
+            do="replace the branch or loop by torch.where or a mask, or keep it outside of the model",
+        )
+    opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
+    return InputError(
         f"slim: torch cannot export this {kind} to ONNX with these dimensions open: {opened}",
-        where=raised_at(error) or kind,
-        found=_first_lines(error),
+        where=where,
+        found=found,
         needed="a forward that torch.export can follow with these dimensions open",
         do="if a size has to stay as it is in the example, leave its dimension out of dynamic=",
-    )
-    if "data-dependent" not in str(error):
-        return failure
-    return InputError(
-        f"slim: torch cannot export this {kind} to ONNX: what it does next depends on the values of a tensor",
-        where=failure.where,
-        found=failure.found,
-        needed="a forward that does the same whatever the values of its inputs",
-        do="replace the branch or loop by torch.where or a mask, or keep it outside of the model",
     )
 
 

@@ -91,8 +91,8 @@ def _settle(labels: Labels, pairs: Sequence[tuple[_Cut, LabelArray]], gone: Mask
         labels.node_index = cut.number
         alone = array.dims == {cut.dim}
         if alone and cut.length == 1:
-            single = dead if chosen or cut.given.movable else dead & False
-            labels.fix([LabelArray(array.ids[single])] if single.any() else [], UNREAD)
+            if dead.any() and (chosen or cut.given.movable):
+                labels.fix([LabelArray(array.ids[dead])], UNREAD)
             left[...] = False
         elif _acts(cut, array, alone, dead, chosen):
             left &= ~_tied(labels, cut, array.ids, gone)

@@ -143,9 +143,6 @@ def record(
     _note_declared(recorder)
     log.close()
     recorder.graph.output(tuple(kept))
-    handed = (node for _, nodes in recorder.elsewhere for node in nodes)
-    unused = unused_tensors(recorder.graph, [*handed, *(node for _, node in replaced)], log)
-    log.uses[:] = [use for use in log.uses if use.node not in unused]
     return Trace(
         recorder.graph,
         recorder.shapes,
@@ -166,10 +163,18 @@ def record(
         trained.calls,
         tuple(recorder.elsewhere),
         replaced,
-        unused,
+        _passed_over(recorder, [node for _, node in replaced]),
         recorder.chosen,
         recorder.seeded,
     )
+
+
+def _passed_over(recorder: Recorder, replaced: Iterable[fx.Node]) -> frozenset[fx.Node]:
+    """The calls whose results, made of sizes alone, nothing uses; the log forgets what sizes these were given."""
+    handed = (node for _, nodes in recorder.elsewhere for node in nodes)
+    unused, log = unused_tensors(recorder.graph, [*handed, *replaced], recorder.log), recorder.log
+    log.uses[:] = [use for use in log.uses if use.node not in unused]
+    return unused
 
 
 def _unreached(recorder: Recorder) -> Iterator[str]:
