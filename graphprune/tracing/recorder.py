@@ -409,8 +409,11 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _noticing_seeds(recorder: Recorder) -> Iterator[None]:
-    """Note in ``recorder.seeded`` that the program sets the seed of random numbers: it wants the same ones always."""
-    seed = torch.manual_seed
+    """Note in ``recorder.seeded`` that the program sets the seed of random numbers: it wants the same ones always.
+
+    A function that was imported by its name is told by the seed that is there in the end, if it is another one.
+    """
+    seed, before = torch.manual_seed, torch.initial_seed()
 
     def call(*args: Any, **kwargs: Any) -> Any:
         recorder.seeded |= get_ident() == recorder.thread
@@ -418,6 +421,7 @@ def _noticing_seeds(recorder: Recorder) -> Iterator[None]:
 
     with patched(torch, manual_seed=call), patched(torch.random, manual_seed=call):
         yield
+    recorder.seeded |= torch.initial_seed() != before
 
 
 @contextmanager

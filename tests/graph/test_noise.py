@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, manual_seed, nn
 
 import graphprune
 from graphprune.graph.propagate import SEEDED
@@ -61,12 +61,20 @@ class Seeded(Autoencoder):
         return torch.randn(like.shape[0], self.latent)
 
 
+class SeededByName(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        manual_seed(271)
+        return torch.randn(like.shape[0], self.latent)
+
+
 class OfAGenerator(Autoencoder):
     def noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape[0], self.latent, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(Seeded, SEEDED), (OfAGenerator, "a constant that the program makes")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Seeded, SEEDED), (SeededByName, SEEDED), (OfAGenerator, "a constant that the program makes")]
+)
 def test_numbers_that_are_always_the_same_stay(kind: type[Autoencoder], reason: str) -> None:
     model, seed, state = kind().eval(), torch.manual_seed, torch.get_rng_state()
     graph = graphprune.trace(model, X)
