@@ -197,7 +197,8 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
     """
     makers = _makers(group, modules)
     if isinstance(match, str):
-        return any(fnmatch.fnmatchcase(name, match) for name in (group.name, *makers))
+        names = (group.name, group.name.partition("[")[0], *makers)  # "w[1]" is named after a dimension of w
+        return any(name == match or fnmatch.fnmatchcase(name, match) for name in names)
     if isinstance(match, nn.Module):
         inside = {id(module) for module in match.modules()}
         return any(id(modules.get(name)) in inside for name in makers)

@@ -159,8 +159,8 @@ def _keeps_entries(node: Node, signature: _Signature) -> bool:
     """Does a call only arrange entries, or copy them to where a device is asked for (which is another on ``meta``)?"""
     if node.target is not aten._to_copy.default:
         return signature.arranges
-    source: Any = node.args[0]
-    return bool(source.meta.get("dtype") == node.meta.get("dtype"))
+    source = node.args[0]
+    return isinstance(source, Node) and source.meta.get("dtype") == node.meta.get("dtype")
 
 
 def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:

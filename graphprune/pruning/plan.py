@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.pruning.fits import check_fits, check_sizes, has_size
-from graphprune.pruning.lazy_buffers import empty_later_buffers
+from graphprune.pruning.later_tensors import empty_later_tensors, later_tensors
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, Merged, rewrite
 from graphprune.pruning.runs import Runs
@@ -142,8 +142,8 @@ class Plan(Printed):
         history = history_of(model)
         warn_of_shared_memory(own, self.kept)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
-        if any(module._non_persistent_buffers_set for _, module in modules):
-            empty_later_buffers(slim, self.shapes)
+        if later_tensors(own, self.shapes):
+            empty_later_tensors(slim, self.shapes)
         skip_blocks(slim, self.skipped, self.zeroed)
         record_history(slim, history.after(self, slim))
         return slim

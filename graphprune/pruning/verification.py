@@ -15,7 +15,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.averaged import with_means
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
-from graphprune.pruning.lazy_buffers import without_later_buffers
+from graphprune.pruning.later_tensors import without_later_tensors
 from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
@@ -167,11 +167,11 @@ def verify(
         check_model(module, argument)
     check_positive("tolerance", tolerance, "a positive number, the largest relative difference that passes")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
-    dense = without_later_buffers(model, plan.shapes)
+    dense = without_later_tensors(model, plan.shapes)
     with changing_globals():
         graph = analyze(dense, example_inputs, outputs)
     _require_known(graph, plan)
-    return compare_slim(graph, without_later_buffers(slim, plan.shapes), plan, outputs, tolerance)
+    return compare_slim(graph, without_later_tensors(slim, plan.shapes), plan, outputs, tolerance)
 
 
 def compare_slim(

@@ -1,0 +1,67 @@
+"""Tensors that a forward pass makes on its first call, such as a table of positions or a product of weights.
+
+A plan that was made before knows nothing of them, and they are those of the dense model. Buffers that are not saved,
+tensors in attributes that ``forward`` makes, and cached properties are no state of the model: they are as before the
+first call again, and the next one makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from torch import nn
+
+from graphprune.tracing.rebuilt_tensors import is_rebuilt, is_set_when_built
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.modules import Tables, all_tensors, tables
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of the tensors that a plan knows, by name."""
+
+
+def later_tensors(own: Tables, shapes: Shapes) -> list[tuple[nn.Module, str, bool]]:
+    """The tensors that forward made since a plan, which does not know them: owner, name, and whether a new model has
+    this name already, for None.
+
+    Args:
+        own: the tensors of the model.
+        shapes: of the tensors that the plan knows.
+    """
+    known = {id(tensor) for name, tensor in own.unique() if name in shapes}
+    named = (*own.buffers.items(), *own.plain.items())
+    unknown = [name for name, tensor in named if id(tensor) not in known]
+    modules = dict(own.modules) if unknown else {}
+    kinds = {path: type(module) for path, module in modules.items()}
+    found = []
+    for name in unknown:
+        path, _, attribute = name.rpartition(".")
+        if _is_made_by_forward(modules[path], attribute) or (name in own.plain and is_rebuilt(kinds, name)):
+            found.append((modules[path], attribute, is_set_when_built(kinds, name)))
+    return found
+
+
+def _is_made_by_forward(module: nn.Module, attribute: str) -> bool:
+    """Is it a buffer that is not saved, or a cached property?"""
+    made = getattr(type(module), attribute, None)
+    return attribute in module._non_persistent_buffers_set or isinstance(made, cached_property)
+
+
+def empty_later_tensors(model: nn.Module, shapes: Shapes) -> None:
+    """Let the tensors that a plan does not know be as they were before the first call."""
+    for module, name, is_set in later_tensors(tables(model), shapes):
+        if not is_set:
+            delattr(module, name)
+        elif name in module._buffers:
+            module._buffers[name] = None
+        else:
+            setattr(module, name, None)
+
+
+def without_later_tensors(model: nn.Module, shapes: Shapes) -> nn.Module:
+    """The model, or a copy that shares its tensors in which those that such a plan does not know are not made yet."""
+    if not later_tensors(tables(model), shapes):
+        return model
+    copied = copy_module(model, {id(t): t for t in all_tensors(model)})
+    empty_later_tensors(copied, shapes)
+    return copied
