@@ -78,7 +78,8 @@ def save(
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
-    Warns of arrays of numpy and of modules in plain lists: a bundle holds parameters, buffers and tensors.
+    Warns of arrays of numpy, of modules in plain lists and of a ``forward`` that was set on a module: a bundle holds
+    parameters, buffers and tensors.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.

@@ -10,11 +10,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from graphprune.export.structure import Structure, own_attributes
+from graphprune.tracing.rebuilt_tensors import is_set_when_built
 from graphprune.utils.modules import all_tensors, named_modules
 
 
 def unsaved_values(model: nn.Module, structure: Structure) -> list[str]:
-    """Attributes that hold arrays of numpy, or modules that are no submodules: their paths, and what they hold.
+    """Attributes that hold arrays of numpy, modules that are no submodules, or a forward that was set from outside:
+    their paths, and what they hold.
 
     What other objects hold (a trainer, a data set) does not count: nobody can tell what is the model's.
     """
@@ -25,8 +27,14 @@ def unsaved_values(model: nn.Module, structure: Structure) -> list[str]:
         for path, module in named_modules(model)
         for name, value in own_attributes(module)
         if name in others.get(path, ())
-        for kind in _kinds(value, known)
+        for kind in (*_kinds(value, known), *_forwards(module, name))
     ]
+
+
+def _forwards(module: nn.Module, name: str) -> list[str]:
+    """Says so of a forward that was put in the place of the class's own."""
+    is_own = name != "forward" or is_set_when_built({"": type(module)}, name)
+    return [] if is_own else ["a function that was set"]
 
 
 def _kinds(value: Any, known: set[int]) -> list[str]:
