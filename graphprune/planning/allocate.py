@@ -73,7 +73,9 @@ class Allocator:
             else:
                 removed.extend(self._by_ratio(coupled, ratios))
         fixed = np.concatenate(removed)
-        return np.concatenate([fixed, self._by_search(searched, fixed)]) if searched else fixed
+        if not searched and not self.setup.options.budget_specs:
+            return fixed
+        return np.concatenate([fixed, self._by_search(searched, fixed)])
 
     def coupled_steps(self) -> list[CoupledStep]:
         """What can go, and what goes with it."""

@@ -264,6 +264,7 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
         dead: the units that are to go. [classes]
         chosen_by: who says so, for the plan's record.
     """
+    dead = _outermost(graph, dead)
     setup = PlanSetup.of(graph, PruningOptions(0.0))
     last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
     reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
@@ -289,6 +290,16 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
 
 
 _NESTED = "heads either go whole or become narrower: make one plan, then another"
+
+
+def _outermost(graph: Analysis, dead: Mask) -> Mask:
+    """These units without the cells of heads and groups among them, where there are no other cells. [classes]"""
+    cells = dead & (graph.solution.kind == CELL)
+    whole, left = dead & ~cells, np.zeros_like(dead)
+    for number in range(len(graph.units.axes) if cells.any() and whole.any() else 0):
+        unit, entry = graph.units.occurrences.along(number)
+        left[unit[~np.isin(entry, entry[whole[unit]])]] = True
+    return whole if whole.any() and not (left & cells).any() else dead
 
 
 def _evened(graph: Analysis, going: Mask) -> Mask:

@@ -5,7 +5,7 @@ it); ``rewrite`` (tensors and size attributes), ``shared_memory`` (what it separ
 ``attention``; ``optimizer`` and ``optimizer_state`` (amid training); ``state_dict`` (weights without their model),
 ``resuming`` (saved plans); ``token_map`` (which words of a vocabulary stay); ``verification``, with ``masked``,
 ``averaged`` (merged heads), ``float64`` and ``comparison`` (the proof), ``perturbation`` (what zeros hide),
-``weight_statistics`` (norms of weights that lose inputs), ``slim_factors``, ``random_draws`` and ``later_tensors``
+``weight_statistics`` (norms of weights), ``slim_factors``, ``random_draws`` and ``later_tensors``
 (what differs from run to run).
 
 Words: docs/glossary.md.

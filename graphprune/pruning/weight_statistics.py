@@ -1,14 +1,13 @@
-"""Numbers that a program takes of weights alone, over inputs that are gone: ``weight / weight.norm(dim=1)``.
+"""Numbers that a program takes of weights alone, over channels that are gone: ``weight / weight.norm(dim=1)``.
 
-Removing a channel is the same as setting it to zero, and what reads it has weights for it still. Products with zero
-are zero whatever these weights are; a norm of them is not.
+Removing a channel is the same as setting it to zero, and the layers that put it out or read it have weights for it
+still. The channels that stay, and products with zero, are the same whatever these weights are; a norm of them is not.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterator, Mapping
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -47,14 +46,14 @@ def weight_statistics(graph: Analysis, plan: Plan) -> tuple[str, ...]:
 
 
 class _Read:
-    """Which weights of layers are multiplied with removed channels of activations.
+    """Which weights of layers are of removed channels, and multiplied with activations.
 
     Args:
         graph: of the model.
         dead: of every class of labels, whether it is removed.
 
     Attributes:
-        classes: of every class of labels, whether it is removed, and weights are multiplied with it.
+        classes: of every class of labels, whether it is removed, and such weights have it.
         computed: what such weights are computed from, in steps that do more than arrange entries.
     """
 
@@ -65,8 +64,8 @@ class _Read:
         self.classes = np.zeros_like(dead)
         self.computed: set[fx.Node] = set()
         worked = self._worked_out()
-        for weight, x in self._products(worked) if worked else ():
-            found = self._classes(weight) & self._classes(x) & dead
+        for weight in self._multiplied(worked) if worked else ():
+            found = self._classes(weight) & dead
             if found.any():
                 self.classes |= found
                 self.computed.add(weight)
@@ -84,15 +83,15 @@ class _Read:
                     found.add(node)
         return found
 
-    def _products(self, worked: Collection[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """What is computed from weights alone, and an activation that it is multiplied with.
+    def _multiplied(self, worked: Collection[fx.Node]) -> Iterator[fx.Node]:
+        """What is computed from weights alone, and multiplied with an activation.
 
         In a product of two stacks of matrices it is no weight, but an activation that depends on no input.
         """
         for node in self._nodes:
             if matmul_views(node.target) and not has_trait(node.target, Trait.BATCHED_PRODUCT):
-                weights = [x for x in node.all_input_nodes if x in worked]
-                yield from product(weights, (x for x in node.all_input_nodes if x not in self._alone))
+                if not self._alone.issuperset(node.all_input_nodes):
+                    yield from (x for x in node.all_input_nodes if x in worked)
 
     def _classes(self, node: fx.Node) -> Mask:
         """Of every class of labels, whether a tensor has it."""
