@@ -220,8 +220,9 @@ class ChannelGraph(Printed, Analysis):
         Args:
             kept: by the name of a module, the numbers of its output channels that stay (``{"layer1.0.conv1": [0, 2,
                 5]}``); by that of a parameter axis (``"fc.weight[1]"``), the entries; by that of a group of
-                ``print(graph)`` (``"blocks.0.attn.qkv:heads"``), the units. A sequence, an array, a tensor, or a mask
-                of truth values. Whatever goes with a channel goes too; what is not named stays.
+                ``print(graph)`` (``"blocks.0.attn.qkv:heads"``), the units, unless an axis has this name. A sequence,
+                an array, a tensor, or a mask of truth values. Whatever goes with a channel goes too; what is not named
+                stays.
 
         Raises:
             InputError: there is no such name, or it does not have these numbers.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from graphprune.export.structure import Structure, own_attributes
@@ -32,9 +33,9 @@ def unsaved_values(model: nn.Module, structure: Structure) -> list[str]:
 
 
 def _forwards(module: nn.Module, name: str) -> list[str]:
-    """Says so of a forward that was put in the place of the class's own."""
-    is_own = name != "forward" or is_set_when_built({"": type(module)}, name)
-    return [] if is_own else ["a function that was set"]
+    """Says so of a forward that was put in the place of the class's own; what is compiled has it from torch."""
+    was_set = name == "forward" and not isinstance(module, torch._dynamo.OptimizedModule)
+    return ["a function that was set"] if was_set and not is_set_when_built({"": type(module)}, name) else []
 
 
 def _kinds(value: Any, known: set[int]) -> list[str]:

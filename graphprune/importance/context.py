@@ -111,7 +111,8 @@ class Context:
         Args:
             group: the group to score.
             entry_scores: ``(name, parameter) -> scores`` of the parameter's shape, or None where it does not count.
-                Pass the same function object for every group: all groups then share one pass over the parameters.
+                The parameter is detached; a gradient is that of :attr:`tensors` by the name. Pass the same
+                function object for every group: all groups then share one pass over the parameters.
 
         Returns:
             [units]

@@ -295,11 +295,17 @@ _NESTED = "heads either go whole or become narrower: make one plan, then another
 def _outermost(graph: Analysis, dead: Mask) -> Mask:
     """These units without the cells of heads and groups among them, where there are no other cells. [classes]"""
     cells = dead & (graph.solution.kind == CELL)
-    whole, left = dead & ~cells, np.zeros_like(dead)
-    for number in range(len(graph.units.axes) if cells.any() and whole.any() else 0):
+    whole = dead & ~cells
+    return whole if whole.any() and not (cells & units_left(graph, whole)).any() else dead
+
+
+def units_left(graph: Analysis, removed: Mask) -> Mask:
+    """The units of which some entries are left without these: cells of a head go with it. [classes]"""
+    left = np.zeros_like(removed)
+    for number in range(len(graph.units.axes)):
         unit, entry = graph.units.occurrences.along(number)
-        left[unit[~np.isin(entry, entry[whole[unit]])]] = True
-    return whole if whole.any() and not (left & cells).any() else dead
+        left[unit[~np.isin(entry, entry[removed[unit]])]] = True
+    return left
 
 
 def _evened(graph: Analysis, going: Mask) -> Mask:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.errors import ChannelsKeptWarning, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis
-from graphprune.planning.chosen_channels import partly_masked_units
+from graphprune.planning.chosen_channels import partly_masked_units, units_left
 from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.limits import described, matches
 from graphprune.planning.options import PruningOptions
@@ -36,7 +36,7 @@ def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan)
 
 def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Plan) -> None:
     """Warn of channels that masks leave nothing of in some weights, but not in all, and if nothing goes at all."""
-    partly = partly_masked_units(graph, masks) & graph.alive(plan.removed)
+    partly = partly_masked_units(graph, masks) & units_left(graph, ~graph.alive(plan.removed))
     counts = [(group, int(partly[group.unit_ids].sum())) for group in graph.groups]
     kept = [
         f"{group.name} keeps {count} of {group.units} units that are masked in some weights and not in others"

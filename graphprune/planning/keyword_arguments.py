@@ -96,7 +96,7 @@ class PlanArguments(TypedDict, total=False):
     """With serve=, the number of devices that share each layer; heads and inner widths are multiples of it."""
     overrides: Mapping[Any, Override]
     """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, by
-    a module class, or by a function (group) -> bool."""
+    a module class, or by a function (group) -> bool; of several that say the same of a group, the last holds."""
     multiple: int | None
     """Keep a multiple of this many units in each group, where possible; None: 1, or under a latency budget 16 where
     that many are left."""

@@ -194,7 +194,7 @@ class PruningOptions:
     overrides: Mapping[Any, Override] = option(
         {},
         "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, "
-        "by a module class, or by a function (group) -> bool",
+        "by a module class, or by a function (group) -> bool; of several that say the same of a group, the last holds",
     )
     multiple: int | None = option(
         None,

@@ -8,7 +8,6 @@ first call again, and the next one makes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 
 from torch import nn
 
@@ -36,15 +35,10 @@ def later_tensors(own: Tables, shapes: Shapes) -> list[tuple[nn.Module, str, boo
     found = []
     for name in unknown:
         path, _, attribute = name.rpartition(".")
-        if _is_made_by_forward(modules[path], attribute) or (name in own.plain and is_rebuilt(kinds, name)):
+        unsaved = attribute in modules[path]._non_persistent_buffers_set
+        if unsaved or (name in own.plain and is_rebuilt(kinds, name)):
             found.append((modules[path], attribute, is_set_when_built(kinds, name)))
     return found
-
-
-def _is_made_by_forward(module: nn.Module, attribute: str) -> bool:
-    """Is it a buffer that is not saved, or a cached property?"""
-    made = getattr(type(module), attribute, None)
-    return attribute in module._non_persistent_buffers_set or isinstance(made, cached_property)
 
 
 def empty_later_tensors(model: nn.Module, shapes: Shapes) -> None:

@@ -89,9 +89,9 @@ class _Read:
         In a product of two stacks of matrices it is no weight, but an activation that depends on no input.
         """
         for node in self._nodes:
-            if matmul_views(node.target) and not has_trait(node.target, Trait.BATCHED_PRODUCT):
-                if not self._alone.issuperset(node.all_input_nodes):
-                    yield from (x for x in node.all_input_nodes if x in worked)
+            layer = matmul_views(node.target) and not has_trait(node.target, Trait.BATCHED_PRODUCT)
+            if layer and not self._alone.issuperset(node.all_input_nodes):
+                yield from (x for x in node.all_input_nodes if x in worked)
 
     def _classes(self, node: fx.Node) -> Mask:
         """Of every class of labels, whether a tensor has it."""

@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from types import FunctionType
 from weakref import WeakKeyDictionary
 
@@ -41,7 +42,7 @@ def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iter
 
 
 def is_rebuilt(kinds: Mapping[str, type], name: str) -> bool:
-    """Does forward make a buffer or a tensor in an attribute anew, or where there is none?
+    """Does forward, or a cached property, make a buffer or a tensor in an attribute anew, or where there is none?
 
     Args:
         kinds: the classes of the model's modules by their paths.
@@ -80,9 +81,10 @@ def _owners(name: str) -> list[tuple[str, str]]:
 
 
 def _made_by(kind: type) -> frozenset[str]:
-    """The attributes that ``forward`` of a class makes anew or once, and the methods that it calls."""
+    """The cached properties of a class, and what ``forward`` or a method that it calls makes anew or once."""
     if kind not in _made:
-        _made[kind] = frozenset(name for f in methods_from("forward", kind) for name, _ in _made_in(f))
+        cached = (name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, cached_property))
+        _made[kind] = frozenset([*cached, *(name for f in methods_from("forward", kind) for name, _ in _made_in(f))])
     return _made[kind]
 
 

@@ -439,6 +439,13 @@ def test_values_that_a_bundle_does_not_hold_are_named(
     assert len(said) == (named is not None) and all(re.search(named or "", one) for one in said)
 
 
+def test_a_forward_that_was_set_is_not_in_a_bundle_which_says_so(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), 0.5, torch.ones(1, 8))
+    slim[1].forward = lambda x: x.tanh()
+    with pytest.warns(graphprune.UnsavedValuesWarning, match=r"but not 1\.forward \(a function that was set\)"):
+        graphprune.save(slim, tmp_path)
+
+
 def test_weights_are_mapped_and_trained_without_changing_the_files(tmp_path: Path) -> None:
     slim = graphprune.prune_model(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), 0.5, torch.ones(1, 64))
     graphprune.save(slim, tmp_path)

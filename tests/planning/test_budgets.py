@@ -107,6 +107,18 @@ def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelG
     assert resnet.cost(resnet.plan(macs=int(least) + 1)).macs <= least + 1
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"mlp": 0.25}, {"overrides": {"*": graphprune.Override(ratio=0.25)}}, {"max_ratio": 0.01}],
+    ids=["a role", "overrides", "floors"],
+)
+def test_a_budget_that_no_group_is_left_for_is_out_of_reach(given: dict[str, Any]) -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    graph = graphprune.trace(net, torch.randn(1, 8))
+    with pytest.raises(PlanError, match=r"params=0.3 is out of reach; .* [01]\.\d+ of what"):
+        graph.plan(params=0.3, **given)
+
+
 def test_multiples_that_hold_groups_are_said() -> None:
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     graph = graphprune.trace(net, torch.randn(2, 8))

@@ -99,7 +99,7 @@ def test_numbers_that_do_not_fit_each_other() -> None:
     cells = next(group for group in graph.groups if group.role == "head_width")
     heads = next(group for group in graph.groups if group.role == "heads")
     with pytest.raises(PlanError, match="either go whole or become narrower"):
-        graph.plan_from_kept({cells.name: range(1, cells.units), heads.name: range(1, heads.units)})
+        graph.plan_from_kept({cells.name: range(cells.units - 1), heads.name: range(1, heads.units)})
 
 
 def of_torch(model: nn.Module) -> dict[str, Tensor]:
@@ -200,3 +200,15 @@ def test_a_group_of_a_kernel_cannot_lose_all_of_its_channels_and_stay() -> None:
     slim = graph.plan_from_masks({"1.weight": mask}).apply(model)
     assert slim[1].out_channels == 6
     slim(IMAGE)
+
+
+@pytest.mark.parametrize("attention", ["torch's", "grouped convolution"])
+def test_masks_of_whole_heads_and_groups_are_those_of_a_plan(attention: str) -> None:
+    heads = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    groups = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.Conv2d(32, 4, 1))
+    inputs = {"torch's": (heads, torch.randn(2, 5, 16)), "grouped convolution": (groups, torch.randn(2, 3, 8, 8))}
+    graph = graphprune.trace(*inputs[attention])
+    plan = graph.plan(0.5)
+    assert any(choice.role in ("heads", "groups") and choice.removed for choice in plan.choices)
+    again = graph.plan_from_masks({name: plan.mask(name) for name in plan.kept})
+    assert again.removed == plan.removed

@@ -168,3 +168,18 @@ def test_an_error_of_the_slim_model_is_the_cause_of_what_is_raised() -> None:
     with pytest.raises(PlanError, match="the slim model fails: MemoryError") as caught:
         graph.plan(0.5)
     assert isinstance(caught.value.__cause__, MemoryError)
+
+
+@pytest.mark.parametrize("key", ["weight[1]", "weight", "weight*"])
+def test_groups_that_are_named_after_a_parameter_have_overrides_by_their_names(key: str) -> None:
+    class Factored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.leave = nn.Parameter(torch.randn(8, 12)), nn.Linear(12, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.leave((x @ self.weight).relu())
+
+    graph = graphprune.trace(Factored(), torch.randn(2, 8))
+    with pytest.warns(graphprune.NothingRemovedWarning):
+        assert not graph.plan(0.5, overrides={key: graphprune.Override(frozen=True)}).kept

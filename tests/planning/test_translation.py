@@ -205,3 +205,15 @@ def test_a_size_that_became_a_count_or_a_place(name: str) -> None:
     check = graphprune.verify(model, plan.apply(model), plan, x)
     assert check.passed, check
     assert any(choice.removed for choice in plan.choices)
+
+
+def test_plain_numbers_that_vmap_makes_tensors_of_are_no_leaks() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.leave(torch.vmap(lambda t: t / (1 + t.sum()))(self.enter(x)))
+
+    assert graphprune.trace(Mapped(), torch.randn(2, 3, 8, 8)).plan(0.5).kept

@@ -1,5 +1,7 @@
 """What a forward fills on its first call disturbs neither a plan made before nor its verification."""
 
+from functools import cached_property
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -149,3 +151,58 @@ def test_a_plan_says_which_tensor_is_missing_that_no_forward_makes() -> None:
     plan = graphprune.trace(model, torch.randn(2, 6, 12)).plan(0.5)
     with pytest.raises(PlanError, match="names 'offset', which this Added does not have"):
         plan.apply(after_calls(Added, ()))
+
+
+class Scaled(nn.Module):
+    """Works its last weight out once, and keeps it in an attribute. [n, 8] -> [n, 4]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 32), nn.Linear(32, 4, bias=False)
+        self.weight: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            self.weight = self.leave.weight.detach().tanh()
+        return self.enter(x).relu() @ self.weight.T
+
+
+class Folded(Scaled):
+    """Keeps a product of its weights, which has no pruned size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "product"):
+            self.product = (self.leave.weight @ self.enter.weight).detach()
+        return x @ self.product.T + self.leave(self.enter(x))
+
+
+class Property(Scaled):
+    """Keeps it in a property."""
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        return self.leave.weight.detach().tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.enter(x).relu() @ self.scaled.T
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("kind", [Scaled, Folded, Property])
+def test_what_forward_keeps_in_attributes_since_the_plan_is_made_anew(kind: type[nn.Module], inplace: bool) -> None:
+    torch.manual_seed(0)
+    x, model, other = torch.randn(3, 8), kind().eval(), kind().eval()
+    other.load_state_dict(model.state_dict())
+    plan = graphprune.trace(model, x).plan(0.5)
+    wanted = plan.apply(model)(x)
+    other(x)
+    slim = plan.apply(other, inplace=inplace)
+    torch.testing.assert_close(slim(x), wanted)
+    assert inplace or graphprune.verify(other, slim, plan, x).passed
+
+
+def test_a_tensor_that_no_forward_makes_stays() -> None:
+    model, x = Scaled().eval(), torch.randn(3, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    model.seen = torch.ones(3)  # type: ignore[assignment]
+    assert torch.equal(plan.apply(model).seen, torch.ones(3))  # type: ignore[arg-type]
