@@ -6,18 +6,19 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import nn
 
-from graphprune.utils.global_state import changing_globals
+from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import named_modules
 
 
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Run models eagerly and outside inference mode.
+    """Run models eagerly and outside inference mode, also where their own code goes into it.
 
     Compiled code hides its operations from hooks and dispatch modes. In inference mode operations are not decomposed
     before a dispatch mode sees them, and tensors that are made can never be trained.
@@ -27,11 +28,39 @@ def eagerly() -> Iterator[None]:
             gradients = torch.is_grad_enabled()
             stack.enter_context(torch.inference_mode(False))  # which would turn gradients on
             stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(_without_gradients_instead())
         if "torch._dynamo" in sys.modules:  # nothing was compiled before it is loaded, which takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         yield
+
+
+@contextmanager
+def _without_gradients_instead() -> Iterator[None]:
+    """What this thread does in ``torch.inference_mode()``, it does without gradients only."""
+    kind, thread = torch.inference_mode, get_ident()
+    enter, leave = kind.__enter__, kind.__exit__
+
+    def without_gradients(mode: torch.inference_mode) -> None:
+        if get_ident() != thread:
+            enter(mode)
+            return
+        vars(mode)[_BEFORE] = torch.is_grad_enabled()
+        torch.set_grad_enabled(not mode.mode)
+
+    def as_before(mode: torch.inference_mode, *error: Any) -> None:
+        if _BEFORE not in vars(mode):
+            leave(mode, *error)
+        else:
+            torch.set_grad_enabled(vars(mode).pop(_BEFORE))
+
+    with patched(kind, __enter__=without_gradients, __exit__=as_before):
+        yield
+
+
+_BEFORE = "_gradients_before"
+"""Of a mode, whether there were gradients before it."""
 
 
 def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
