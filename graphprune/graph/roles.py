@@ -39,7 +39,7 @@ class Roles:
 
     @cached_property
     def _nested(self) -> Mask:
-        return _with_repeats(self._solution)
+        return _with_repeats(self._labelling, self._solution)
 
     @cached_property
     def _scoring(self) -> Mask:
@@ -112,13 +112,21 @@ def _multiplied(labelling: Labelling) -> tuple[list[LabelledTensor], list[Labell
     return met, weighted
 
 
-def _with_repeats(solution: Solution) -> Mask:
-    """Rows that are composed with repeats: key/value groups with several query heads each."""
+def _with_repeats(labelling: Labelling, solution: Solution) -> Mask:
+    """Rows that are composed with repeats: key/value groups with several query heads each.
+
+    Repeats that no parameter has are copies for each sample, such as those of learned queries.
+    """
     items, found = solution.items, np.zeros(solution.count, bool)
+    repeat = items.kind == KINDS.index("repeat")
+    if not repeat.any():
+        return found
     parts = items.parts[items.parts[:, 0] >= 0]
-    repeat = KINDS.index("repeat")
+    named = np.array([axis.name is not None for axis in labelling.labels.axes], bool)
+    held = items.occurrences(np.where(named, 0, -1)).item
     for mine, other in ((0, 1), (1, 0)):
-        rows = np.unique(parts[items.kind[parts[:, mine]] == repeat, other])
+        repeats = repeat[parts[:, mine]] & np.isin(parts[:, mine], held)
+        rows = np.unique(parts[repeats, other])
         found[items.classes(np.unique(items.units(rows)[0]))] = True
     return found
 
