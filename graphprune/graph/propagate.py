@@ -156,12 +156,12 @@ def _made(node: fx.Node) -> fx.Node:
 
 
 def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
-    """A tensor of numbers can only follow where its sizes were seen in the code; integers are not channels."""
+    """A tensor of one value can only follow where its sizes were seen in the code; integers are not channels."""
     value, dtype = labelling.values[node], node.meta["dtype"]
-    floats = dtype.is_floating_point or dtype.is_complex
-    seen = {d for d in range(value.ndim) if floats and (node, d) in noted}
+    follows = dtype.is_floating_point or dtype.is_complex or dtype is torch.bool
+    seen = {d for d in range(value.ndim) if follows and (node, d) in noted}
     held = [array for array in value.arrays if not array.dims <= seen]
-    why = "made with a size that was not followed" if floats else f"made of {dtype}, which does not follow channels"
+    why = "made with a size that was not followed" if follows else f"made of {dtype}, which does not follow channels"
     labelling.labels.fix(held, f"{short_name(node.target)}: {why}")
 
 

@@ -40,7 +40,7 @@ def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Differenc
             needed=needed,
             do="pass the module that plan.apply(model) returned",
         )
-    pairs = [_apart(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
+    pairs = [_apart(a.detach(), b.detach()) for a, b in zip(expected, found, strict=True) if a.numel()]
     return Difference(max((p[0] for p in pairs), default=0.0), max((p[1] for p in pairs), default=0.0), len(pairs))
 
 

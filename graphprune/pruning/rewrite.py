@@ -23,7 +23,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.held import contents
-from graphprune.utils.modules import Modules, Tables, is_parameter, tables
+from graphprune.utils.modules import Modules, Tables, copy_marks, is_parameter, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -108,13 +108,9 @@ def _parameter_as(tensor: nn.Parameter, small: Tensor) -> nn.Parameter:
         made = nn.Parameter(small, requires_grad=tensor.requires_grad)
     else:
         made = Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
-    for name, value in vars(tensor).items():
-        if isinstance(value, _MARKS):
-            setattr(made, name, value)
+    if tensor.__dict__:
+        copy_marks(tensor, made)
     return made
-
-
-_MARKS = (bool, int, float, str, dict)
 
 
 def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:
@@ -123,7 +119,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
         return slim_tensor(tensor, kept, merged)
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")
-    return nn.Parameter(small, requires_grad=tensor.requires_grad) if is_parameter(tensor) else small
+    return _parameter_as(tensor, small) if is_parameter(tensor) else small
 
 
 @gc_paused()

@@ -123,7 +123,8 @@ def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
 
 
 @rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)], traits=[Trait.ENTRYWISE])
-def fill_(call: Call, x: LabelledTensor, value: float) -> LabelledTensor:
+@rule(aten.fill_.Tensor, samples=[sample(t(2, 6), torch.tensor(3.0, device="cpu"))], traits=[Trait.ENTRYWISE])
+def fill_(call: Call, x: LabelledTensor, value: float | LabelledTensor) -> LabelledTensor:
     return x
 
 

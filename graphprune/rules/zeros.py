@@ -19,6 +19,8 @@ from graphprune.utils.global_state import changing_globals
 from graphprune.utils.tree import tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
+_OF_MANY = {torch.ops.aten.fill_.Tensor: torch.ops.aten.copy_.default}
+"""Operations that take one number, and those that do the same with a number for each entry."""
 _PLACES = ("device", "layout", "memory_format", "pin_memory", "non_blocking")
 
 
@@ -80,6 +82,7 @@ def _probed(
             return columns[value.number]
         return [given(item) for item in value] if isinstance(value, tuple) else value
 
+    op = _OF_MANY.get(op, op)
     return _all_zero(op(*map(given, args), **{name: given(value) for name, value in kwargs}))
 
 

@@ -147,8 +147,13 @@ def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(mapping)
 
 
-def advice_on(call: MethodCall) -> tuple[str, str]:
-    """What a call that failed needed, and what to pass instead."""
+def advice_on(call: MethodCall, error: Exception) -> tuple[str, str]:
+    """What a call that failed needed, and what to do instead."""
+    if "does not require grad" in str(error):
+        return (
+            "a model that runs without gradients, or turns them on where it takes them",
+            "take them within torch.enable_grad(), of tensors that were made, or given requires_grad_(), within it",
+        )
     args = call.args
     given = [*args, *call.kwargs.values()]
     arrays = [

@@ -271,7 +271,7 @@ def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> TraceE
     """What a user is told of an error in a call."""
     shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
     shown = f"of shape {shapes}" if shapes else "without a tensor"
-    needed, do = advice_on(call)
+    needed, do = advice_on(call, error)
     return TraceError(
         f"model: {type(model).__name__}.{call.method} failed on example_inputs {shown}: "
         f"{type(error).__name__}: {error}",

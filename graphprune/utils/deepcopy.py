@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
 from graphprune.utils.held import globals_read, parts_of
-from graphprune.utils.modules import Modules, Tables, named_modules, tables, within
+from graphprune.utils.modules import Modules, Tables, copy_marks, named_modules, tables, within
 
 _TABLES = frozenset(vars(nn.Module()))
 """Hooks and the like: every module has tables of its own for these, most of them empty.
@@ -31,7 +31,8 @@ def copy_module(
     """A deep copy of ``model`` in which the tensor ``t`` is replaced by ``tensors[id(t)]``.
 
     Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast; and functions whose closures or defaults
-    hold the model or its parts, which ``deepcopy`` shares, hold the copy and its parts instead.
+    hold the model or its parts, which ``deepcopy`` shares, hold the copy and its parts instead. The copies of
+    parameters have what programs note on these, which ``deepcopy`` leaves out.
 
     Args:
         model: what is copied.
@@ -71,6 +72,9 @@ def copy_with_tables(
         state = module.__getstate__()  # without what was compiled of this very module
         object.__setattr__(memo[id(module)], "__dict__", copier.attributes(state, f".{path}" if path else "", _TABLES))
     copied = copier.copied(model)
+    for parameter in own.parameters.values():
+        if parameter.__dict__ and memo.get(id(parameter), parameter) is not parameter:
+            copy_marks(parameter, memo[id(parameter)])
     return copied, own.copied(memo) if len(plain) == len(modules) else tables(copied)
 
 

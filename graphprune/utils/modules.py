@@ -210,6 +210,19 @@ def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return bool(getattr(tensor, "_is_param", False)) if kind is Tensor else isinstance(tensor, nn.Parameter)
 
 
+def copy_marks(tensor: Tensor, made: Tensor) -> None:
+    """Give a copy of a parameter what programs note on it (no decay, a learning rate, weights of its own for a task).
+
+    Tensors among that are left out, as ``copy.deepcopy`` leaves out everything.
+    """
+    for name, value in vars(tensor).items():
+        if value is None or isinstance(value, _MARKS):
+            setattr(made, name, value)
+
+
+_MARKS = (bool, int, float, str, dict)
+
+
 def first_names(own: Tables) -> dict[str, str]:
     """For the name of every parameter and buffer, the first one that this tensor has."""
     first: dict[int, str] = {}

@@ -33,6 +33,22 @@ def numbers(h: Tensor) -> None:
     h[:, torch.tensor([2, 0])] = 0.3
 
 
+def rows_of_a_like(h: Tensor) -> None:
+    mask = torch.zeros_like(h, dtype=torch.bool)
+    mask[2:] = True
+    h.masked_fill_(mask, 0)
+
+
+def rows_of_a_shape(h: Tensor) -> None:
+    mask = torch.full(h.shape, False)
+    mask[2:] = True
+    h.masked_fill_(mask, 0)
+
+
+def all_of_a_size(h: Tensor) -> None:
+    h.mul_(torch.ones(h.shape[1], dtype=torch.bool))
+
+
 class Filled(nn.Module):
     def __init__(self, fill: Callable[[Tensor], None]) -> None:
         super().__init__()
@@ -44,7 +60,9 @@ class Filled(nn.Module):
         return self.leave(h)
 
 
-@pytest.mark.parametrize("fill", [everywhere, rows, columns, one_number_in_a_vector])
+@pytest.mark.parametrize(
+    "fill", [everywhere, rows, columns, one_number_in_a_vector, rows_of_a_like, rows_of_a_shape, all_of_a_size]
+)
 def test_what_a_mask_fills_loses_channels(fill: Callable[[Tensor], None]) -> None:
     net, x = Filled(fill).eval(), torch.randn(4, 6)
     plan = graphprune.trace(net, x).plan(0.5)

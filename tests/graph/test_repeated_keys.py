@@ -86,3 +86,26 @@ def test_whole_groups_go_where_a_size_is_a_product(make: type[Any], shape: tuple
     assert (slim.query.out_features, slim.keys.out_features) == (16, left)
     assert graphprune.verify(net, slim, plan, x).passed
     assert not isinstance(slim, SharedKeys) or (slim.heads, slim.groups) == (4, 2)
+
+
+class Queried(nn.Module):
+    """Learned queries, repeated for each sample, look at a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.enter = nn.Parameter(torch.randn(5, 32)), nn.Linear(8, 32)
+        self.attention, self.leave = nn.MultiheadAttention(32, 4), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).transpose(0, 1)
+        queries = self.queries.unsqueeze(1).repeat(1, x.shape[1], 1)
+        return self.leave(self.attention(queries, x, x)[0])
+
+
+def test_heads_are_heads_whatever_the_batch_size() -> None:
+    model, x = Queried().eval(), torch.randn(2, 7, 8)
+    plan = graphprune.trace(model, x).plan(heads=0.5)
+    slim = plan.apply(model)
+    assert [choice.role for choice in plan.choices if choice.removed] == ["heads"]
+    assert graphprune.verify(model, slim, plan, x[:1]).passed
+    assert graphprune.trace(model, x[:1]).plan(heads=0.5).removed == plan.removed

@@ -69,3 +69,23 @@ def test_sizes_of_tied_layers_are_those_of_their_weight() -> None:
     for module in slim.modules():
         if isinstance(module, nn.Linear):
             assert (module.out_features, module.in_features) == module.weight.shape
+
+
+class Fast(nn.Linear):
+    """Has weights for a task beside its own, which are noted on these."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.weight.fast = None  # type: ignore[attr-defined]
+
+    def forward(self, input: Tensor) -> Tensor:
+        fast = self.weight.fast  # type: ignore[attr-defined]
+        return nn.functional.linear(input, self.weight if fast is None else fast, self.bias)
+
+
+def test_what_programs_note_on_parameters_is_there_in_all_copies() -> None:
+    model, x = nn.Sequential(Fast(8, 32), nn.ReLU(), Fast(32, 4)), torch.randn(16, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert graphprune.repair(slim, model, plan, [x]).repaired

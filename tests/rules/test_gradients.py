@@ -129,3 +129,14 @@ def test_the_gradient_of_a_kernel_keeps_what_it_is_made_of() -> None:
     reasons = {item.axis: item.reason for item in frozen}
     assert reasons.keys() >= {"first.weight[0]", "kernel[0]", "kernel[1]"}
     assert "convolution_backward: the gradient of a weight is a result" in reasons["kernel[1]"]
+
+
+def test_gradients_that_nobody_turned_on_are_explained() -> None:
+    class Unguarded(Force):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.requires_grad_(True)
+            return -torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+    with pytest.raises(graphprune.TraceError, match="does not require grad") as raised:
+        graphprune.trace(Unguarded(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(*VECTOR))
+    assert "torch.enable_grad()" in raised.value.do

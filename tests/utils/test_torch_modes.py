@@ -130,3 +130,28 @@ def test_every_tensor_that_is_made_says_where() -> None:
         and not any(keyword.arg in ("device", None) for keyword in node.keywords)
     ]
     assert not unsaid, "say device= there"
+
+
+class Predicting(nn.Module):
+    """Goes into inference mode by itself, and out of it for a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 5)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).relu()
+        with torch.inference_mode(False), torch.no_grad():
+            y = self.middle(y.clone())
+        found: Tensor = self.leave(y.mean((2, 3)))
+        return found
+
+
+def test_a_model_that_goes_into_inference_mode_is_pruned_as_any_other() -> None:
+    model, x, enter = Predicting().eval(), torch.randn(2, 3, 8, 8), torch.inference_mode.__enter__
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_channels == slim.middle.out_channels == 8
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert torch.inference_mode.__enter__ is enter and slim(x).is_inference()
