@@ -1,7 +1,7 @@
 """What each criterion keeps of networks that were really trained: without labels and without training.
 
 Each network goes to its share of MACs (:attr:`Task.share`) by each criterion, plain and repaired with
-:attr:`Task.samples` unlabelled samples: 128, or 4,096 sentences, which are short. Criteria of a loss get the dense
+:attr:`Task.samples` unlabeled samples: 128, or 4,096 sentences, which are short. Criteria of a loss get the dense
 network's own hard answers for labels. *Gap closed* is (repaired - plain L2) / (dense - plain L2). A draw is another set
 of samples; the dense network is the same for all. Medians over the draws, all by the test split, by which nothing is
 chosen.

@@ -179,7 +179,7 @@ def _others(case: Case, slim: nn.Module, finalist: bool | None) -> dict[str, Any
     """Give another library's network what any user would; beside it, what it is without that, and with our repair."""
     found = {} if finalist is not None else {"bare": case.task.evaluate_finely(slim), **_with_our_repair(case, slim)}
     if any(isinstance(module, _BatchNorm) for module in slim.modules()):
-        graphprune.reestimate_batch_norm(slim, case.unlabelled)
+        graphprune.reestimate_batch_norm(slim, case.unlabeled)
     return found
 
 
@@ -189,7 +189,7 @@ def _with_our_repair(case: Case, slim: nn.Module) -> dict[str, Any]:
     except UnreadableStructureError as error:
         return {"unread": str(error)}
     mine = plan.apply(case.dense)
-    graphprune.repair(mine, case.dense, plan, case.unlabelled)
+    graphprune.repair(mine, case.dense, plan, case.unlabeled)
     return {"ours_once": case.task.evaluate_finely(mine), "ours_tuned": _tuned(case, mine)}
 
 

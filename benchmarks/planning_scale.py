@@ -121,7 +121,7 @@ def measure(model: nn.Module) -> dict[str, Any]:
     return {
         "layers": model.config.num_hidden_layers,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "labels": found.labelling.labels.count,
+        "labels": found.labeling.labels.count,
         "runs": len(found.solution.items.of),
         "seconds": seconds,
         "processor": processor,

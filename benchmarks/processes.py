@@ -63,15 +63,15 @@ def token_loss(output: Any, target: Tensor) -> Tensor:
     return F.cross_entropy(output.logits[:, :-1].flatten(0, 1), target[:, 1:].flatten())
 
 
-def labelled(*shape: int) -> Callable[[int], tuple[Any, Tensor]]:
+def labeled(*shape: int) -> Callable[[int], tuple[Any, Tensor]]:
     """Random inputs of a shape, and classes."""
     return lambda size: (torch.randn(size, *shape), torch.randint(10, (size,)))
 
 
 CASES = {
-    "ResNet-18": Case(lambda: torchvision.models.resnet18(num_classes=10), labelled(3, 64, 64)),
+    "ResNet-18": Case(lambda: torchvision.models.resnet18(num_classes=10), labeled(3, 64, 64)),
     "Llama of 4 layers": Case(lambda: llama(4), texts, token_loss),
-    "LSTM of 2 layers": Case(SequenceClassifier, labelled(20, 16)),
+    "LSTM of 2 layers": Case(SequenceClassifier, labeled(20, 16)),
 }
 
 

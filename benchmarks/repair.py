@@ -1,7 +1,7 @@
 """How much of what pruning loses comes back without labels and without training?
 
 Half of the MACs of three trained networks go; then each ingredient of repair is tried alone, and all together, with
-:attr:`Task.samples` unlabelled samples or with none. *Gap closed* is (repaired - plain) / (dense - plain), where plain
+:attr:`Task.samples` unlabeled samples or with none. *Gap closed* is (repaired - plain) / (dense - plain), where plain
 is pruning by L2 magnitude. Medians over seeds: each has its own dense network (MiniLM: its published weights) and its
 own samples.
 

@@ -186,10 +186,10 @@ class Sides:
 
     def __init__(self, graph: graphprune.ChannelGraph) -> None:
         axes = [axis.parameter_axis for axis in graph.units.axes]
-        read, shapes = consumed_axes(graph.labelling), graph.trace.shapes
+        read, shapes = consumed_axes(graph.labeling), graph.trace.shapes
         self.reading = [axis for axis in axes if axis in read]
         self.making = [axis for axis in axes if axis not in read and len(shapes[axis.parameter]) > 1]
-        self.scaling = sorted(scale_axes(graph.labelling))
+        self.scaling = sorted(scale_axes(graph.labeling))
         self._number = {axis: number for number, axis in enumerate(axes)}
         self._where = graph.units.occurrences
 

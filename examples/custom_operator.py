@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.rules import Call, LabelledTensor, per_channel, rule, sample, t
+from graphprune.rules import Call, LabeledTensor, per_channel, rule, sample, t
 
 
 @torch.library.custom_op("example::scaled_swish", mutates_args=())
@@ -38,8 +38,8 @@ print("Without a rule, what goes into the operator cannot be pruned:")
 print(f"  {graphprune.trace(model, images).frozen[0]}")
 
 
-@rule(torch.ops.example.scaled_swish.default, samples=[sample(t(2, 6, 3, 3, labelled=[1]), t(6))])
-def scaled_swish_rule(call: Call, x: LabelledTensor, scale: LabelledTensor) -> LabelledTensor:
+@rule(torch.ops.example.scaled_swish.default, samples=[sample(t(2, 6, 3, 3, labeled=[1]), t(6))])
+def scaled_swish_rule(call: Call, x: LabeledTensor, scale: LabeledTensor) -> LabeledTensor:
     """The channels of ``x`` and the entries of ``scale`` are the same."""
     return per_channel(call, x, 1, scale)
 

@@ -39,7 +39,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="the dense network's state (default: torchvision's)")
     parser.add_argument("--macs", type=float, default=0.5, help="fraction of the MACs that is left (default: 0.5)")
     parser.add_argument("--importance", default="l2", help="a criterion that needs no labels (default: l2)")
-    parser.add_argument("--samples", type=int, default=512, help="unlabelled ones, for repair (default: 512)")
+    parser.add_argument("--samples", type=int, default=512, help="unlabeled ones, for repair (default: 512)")
     parser.add_argument("--epochs", type=int, default=30, help="of training the slim network (default: 30)")
     parser.add_argument("--lr", type=float, default=0.02, help="highest learning rate (default: 0.02)")
     parser.add_argument("--size", type=int, default=224, help="of the pictures (default: 224)")

@@ -60,7 +60,7 @@ NETWORKS = ("resnet50", "vit_b_16", "llama")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_of_a_big_network_fills_a_screen_unasked(name: str) -> None:
     graph = traced(name)
-    parts: list[Any] = [graph, graph.trace, graph.labelling, graph.labelling.labels.facts, graph.units, graph.costs]
+    parts: list[Any] = [graph, graph.trace, graph.labeling, graph.labeling.labels.facts, graph.units, graph.costs]
     for one in (*parts, *graph.groups, *graph.blocks, graph.cost(), graph.plan(0.5, importance="random")):
         assert len(repr(one)) < 300 and "\n" not in repr(one)
 

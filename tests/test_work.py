@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune.pruning.rewrite import slim_meta_tensor, slim_tensor
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.meta import _maker, _remembered
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import run_recorded
@@ -146,7 +146,7 @@ def test_the_work_on_labels_grows_with_the_layers_and_not_with_their_width() -> 
 
 def test_the_analysis_is_freed_without_a_collection() -> None:
     def parts() -> list[object]:
-        return [one for one in gc.get_objects() if type(one) in (LabelledTensor, Copier, Recorder)]
+        return [one for one in gc.get_objects() if type(one) in (LabeledTensor, Copier, Recorder)]
 
     prune(2)
     gc.collect()

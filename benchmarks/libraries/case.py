@@ -49,12 +49,12 @@ class Case:
         return self.task.example_inputs
 
     @cached_property
-    def labelled(self) -> list[tuple[Any, Any]]:
+    def labeled(self) -> list[tuple[Any, Any]]:
         return self.task.varied(self.samples, self.seed)
 
     @cached_property
-    def unlabelled(self) -> list[Any]:
-        return [inputs for inputs, _ in self.labelled]
+    def unlabeled(self) -> list[Any]:
+        return [inputs for inputs, _ in self.labeled]
 
     def left(self, slim: nn.Module) -> float:
         """The fraction of the MACs that a network has."""
@@ -62,13 +62,13 @@ class Case:
 
     @torch.no_grad()
     def loss(self, slim: nn.Module) -> float:
-        """The mean over the labelled samples."""
-        losses = (self.task.loss(call(slim.eval(), inputs), target) * len(target) for inputs, target in self.labelled)
+        """The mean over the labeled samples."""
+        losses = (self.task.loss(call(slim.eval(), inputs), target) * len(target) for inputs, target in self.labeled)
         return float(sum(losses)) / self._rows
 
     @cached_property
     def _rows(self) -> int:
-        return sum(len(target) for _, target in self.labelled)
+        return sum(len(target) for _, target in self.labeled)
 
     @cached_property
     def _all_macs(self) -> int:
@@ -77,13 +77,13 @@ class Case:
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
         """Of the loss, by parameter: the mean over all samples."""
-        return self._mean_gradients(self.labelled, lambda gradient: gradient)
+        return self._mean_gradients(self.labeled, lambda gradient: gradient)
 
     @cached_property
     def squared_gradients(self) -> dict[str, Tensor]:
         """The mean over the samples of the squares of each one's gradients."""
         singles = [
-            pair for inputs, target in self.labelled for pair in zip(inputs.split(1), target.split(1), strict=True)
+            pair for inputs, target in self.labeled for pair in zip(inputs.split(1), target.split(1), strict=True)
         ]
         return self._mean_gradients(singles, torch.square)
 

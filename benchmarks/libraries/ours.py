@@ -17,5 +17,5 @@ def methods() -> list[Method]:
 
 def _default(case: Case) -> nn.Module:
     return graphprune.prune_model(
-        case.dense, example_inputs=case.example, macs=case.share, calibration=case.unlabelled, importance="auto"
+        case.dense, example_inputs=case.example, macs=case.share, calibration=case.unlabeled, importance="auto"
     )

@@ -158,14 +158,14 @@ class Digits(SplitTask):
     def batches(self) -> Shifted:
         return Shifted(self.train, 16 if self.quick else 64)
 
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self.train.labels), generator=generator)[:samples]
         return [(self.train.images[part], self.train.labels[part]) for part in chosen.split(64)]
 
     def varied(self, samples: int, seed: int) -> list[Pair]:
         generator = torch.Generator().manual_seed(seed)
-        found = self.labelled(samples, seed)
+        found = self.labeled(samples, seed)
         more = [(shifted(images, generator), labels) for _ in range(VARIANTS - 1) for images, labels in found]
         return found + more
 

@@ -50,7 +50,7 @@ class Answered:
 class Pretrained(Task):
     """A task whose dense network is the published one, whatever the seed; a seed draws the calibration samples.
 
-    Nothing has labels but what the network is judged by; ``labelled`` gives the dense network's hard answers. A task
+    Nothing has labels but what the network is judged by; ``labeled`` gives the dense network's hard answers. A task
     has to give ``fresh`` (with the published weights), ``example_inputs``, ``calibration``, ``decide``, ``loss`` and
     ``judge``.
     """
@@ -67,7 +67,7 @@ class Pretrained(Task):
     def batches(self) -> Answered:
         return Answered(self, 16 if self.quick else 512)
 
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         return self.answers(self.dense(seed), samples, seed)
 
     @abstractmethod

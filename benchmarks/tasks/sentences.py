@@ -146,7 +146,7 @@ class Sentences(Task):
     def batches(self) -> Taught:
         return Taught(self, 4 if self.quick else 32)
 
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         chosen = torch.randperm(len(load(False)), generator=torch.Generator().manual_seed(seed))[:samples]
         return [self.pair(part) for part in chosen.split(32)]
 

@@ -96,7 +96,7 @@ class SmallDigits(Task):
     def batches(self) -> Shuffled:
         return Shuffled(self._splits[0], 16 if self.quick else 64)
 
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         train = self._splits[0]
         chosen = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))[:samples]
         return [(train.images[part], train.labels[part]) for part in chosen.split(32)]

@@ -62,12 +62,12 @@ class Task(ABC):
         """Training batches ``(inputs, target)``, drawn anew with torch's random numbers every time they are read."""
 
     @abstractmethod
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         """So many samples of the training data with their targets, in batches."""
 
     def varied(self, samples: int, seed: int) -> list[Pair]:
-        """The labelled samples, and what training makes of them; as a rule it takes them as they are."""
-        return self.labelled(samples, seed)
+        """The labeled samples, and what training makes of them; as a rule it takes them as they are."""
+        return self.labeled(samples, seed)
 
     @staticmethod
     @abstractmethod
@@ -93,7 +93,7 @@ class Task(ABC):
 
     def calibration(self, samples: int, seed: int) -> list[Any]:
         """So many samples of the training data without targets, in batches."""
-        return [inputs for inputs, _ in self.labelled(samples, seed)]
+        return [inputs for inputs, _ in self.labeled(samples, seed)]
 
     def answers(self, dense: nn.Module, samples: int, seed: int) -> list[Pair]:
         """The calibration samples with what ``dense`` decides of them: targets for :meth:`loss`, without labels."""

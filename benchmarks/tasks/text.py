@@ -90,7 +90,7 @@ class Text(SplitTask):
     def batches(self) -> Windows:
         return Windows(load(*self._learned), 2 if self.quick else 16)
 
-    def labelled(self, samples: int, seed: int) -> list[Pair]:
+    def labeled(self, samples: int, seed: int) -> list[Pair]:
         text = load(*self._learned)
         starts = torch.randint(len(text) - CONTEXT, (samples,), generator=torch.Generator().manual_seed(seed))
         return [windows(text, part) for part in starts.split(32)]

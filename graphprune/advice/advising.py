@@ -95,7 +95,7 @@ def advise(
         graph = trace(model, example_inputs, outputs=outputs)
         judge = make_judge(model, None if _on_meta(model) else data, loss_fn, evaluate)
         facts = read_facts(graph)
-        facts = replace(facts, data=judge.facts, can_train=judge.facts.labelled if can_train is None else can_train)
+        facts = replace(facts, data=judge.facts, can_train=judge.facts.labeled if can_train is None else can_train)
         if facts.groups:
             facts = _measured(graph, facts, wanted, judge, where, TimeLimit(seconds))
     return _advice(facts, wanted, data, loss_fn)

@@ -62,7 +62,7 @@ class DataFacts:
 
     Attributes:
         batches: how many; ``samples`` entries of the first dimension of their tensors.
-        labelled: do pairs (inputs, target) and a loss come with them?
+        labeled: do pairs (inputs, target) and a loss come with them?
         judged: what tells a good slim model from a bad one: ``"evaluate"``, ``"loss"``, ``"output"`` (the relative
             error of the outputs), or empty.
         held_out: how many batches judge and do not calibrate; 0: the same ones do both.
@@ -71,7 +71,7 @@ class DataFacts:
 
     batches: int = 0
     samples: int = 0
-    labelled: bool = False
+    labeled: bool = False
     judged: str = ""
     held_out: int = 0
     dense: float | None = None

@@ -22,7 +22,7 @@ def questions_for(facts: ModelFacts) -> list[tuple[str, Answers]]:
 
 def _criteria(facts: ModelFacts) -> Answers:
     names = ["wanda", "schur", "l2"] if facts.tokens else ["schur", "l2", "wanda"]
-    if facts.data.labelled:
+    if facts.data.labeled:
         names.append("taylor")
     return {name: {"importance": name} for name in names}
 

@@ -56,7 +56,7 @@ def measure_times(
     """
     seconds = _model_seconds(graph, device, limit)
     table = LimitedTable(device, limit=limit)
-    found = LatencyModel(graph.labelling, graph.units, graph.nodes_without(()), table)
+    found = LatencyModel(graph.labeling, graph.units, graph.nodes_without(()), table)
     everything = np.ones(graph.solution.count, bool)
     try:
         kernels = found.seconds(everything)

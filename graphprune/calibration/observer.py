@@ -1,6 +1,6 @@
 """Observe a model's ATen calls on calibration batches, and stream the moments of the inputs of each weight.
 
-Tensors computed from parameters alone (a transposed weight, a slice of a fused one, a normalized one) are labelled by
+Tensors computed from parameters alone (a transposed weight, a slice of a fused one, a normalized one) are labeled by
 the same rules as in a trace. The labels of a contraction's weight determine the channels that it sums over; the other
 operand is the input of this consumer. Modules are not needed for it.
 """
@@ -20,7 +20,7 @@ from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.moments import ConsumerStatistics, Moments
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import call_rule
-from graphprune.rules.labels import LabelledTensor, Labels, ParameterAxis
+from graphprune.rules.labels import LabeledTensor, Labels, ParameterAxis
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
@@ -58,8 +58,8 @@ class Observer(DispatchMode):
         self._labels = Labels()
         self._axes = {axis.name: axis for axis in units.axes}
         self._roots = {id(t): (t, name) for name, t in tensors.items() if is_float(t)}
-        self._named: dict[int, LabelledTensor] = {}
-        self._known: dict[int, tuple[Tensor, LabelledTensor | None]] = {}
+        self._named: dict[int, LabeledTensor] = {}
+        self._known: dict[int, tuple[Tensor, LabeledTensor | None]] = {}
         self._results: dict[Any, Any] = {}
         self._entrances: dict[tuple[int, Any, int], _Entrance | None] = {}
         self._consumers: dict[Any, ConsumerStatistics] = {}
@@ -112,7 +112,7 @@ class Observer(DispatchMode):
 
     # ------------------------------------------------------------ labels of tensors computed from parameters
 
-    def _label(self, tensor: Tensor) -> LabelledTensor | None:
+    def _label(self, tensor: Tensor) -> LabeledTensor | None:
         """The labels of a tensor that is computed from parameters alone."""
         found = self._known.get(id(tensor))
         if found is not None:
@@ -127,22 +127,22 @@ class Observer(DispatchMode):
         labels = [self._label(t) for t in operands]
         if labels and all(value is not None for value in labels):
             outs = out if isinstance(out, tuple | list) else [out]
-            for tensor, value in zip(outs, self._labelled(func, args, kwargs, outs), strict=True):
+            for tensor, value in zip(outs, self._labeled(func, args, kwargs, outs), strict=True):
                 if isinstance(tensor, Tensor):
                     self._known[id(tensor)] = tensor, value
         elif labels and labels[0] is not None and is_mutable(func):
             self._known[id(operands[0])] = operands[0], None  # overwritten with other values
 
-    def _labelled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabelledTensor]:
+    def _labeled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabeledTensor]:
         """The labels of the results, cached for equal calls: applying a rule again would add the same facts again."""
         args, kwargs = map_tensors(self._label, (args, kwargs))
-        key = func, repr(map_labelled((args, kwargs)))
+        key = func, repr(map_labeled((args, kwargs)))
         if key not in self._results:
             shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in outs)
             made, _ = call_rule(func, args, kwargs, self._labels, shapes or ((),))
             results = made if isinstance(made, tuple | list) else [made]
             self._results[key] = results[: len(shapes)], (args, kwargs)
-        found: Sequence[LabelledTensor] = self._results[key][0]
+        found: Sequence[LabeledTensor] = self._results[key][0]
         return found
 
     # ------------------------------------------------------------ contractions with inputs
@@ -179,7 +179,7 @@ class Observer(DispatchMode):
             if to is product and isinstance(added, Tensor) and added.ndim == 1 and self._label(added) is not None:
                 self._consumers[key] = replace(self._consumers[key], intercept=True)
 
-    def _entrance(self, matmul: MatmulView, func: Any, weight: LabelledTensor, args: Args) -> _Entrance | None:
+    def _entrance(self, matmul: MatmulView, func: Any, weight: LabeledTensor, args: Args) -> _Entrance | None:
         key = id(weight), func, matmul.weight
         if key not in self._entrances:
             table = AxisTable(self._labels.axes)
@@ -190,7 +190,7 @@ class Observer(DispatchMode):
         return self._entrances[key]
 
     def _opened(
-        self, matmul: MatmulView, owners: Owners, labels: LabelledTensor, args: Args, table: AxisTable
+        self, matmul: MatmulView, owners: Owners, labels: LabeledTensor, args: Args, table: AxisTable
     ) -> _Entrance:
         weight = args[matmul.weight]
         if self.kernel_positions:
@@ -265,12 +265,12 @@ def _entries(ids: Ids, table: AxisTable) -> tuple[tuple[ParameterAxis | None, ..
     )
 
 
-def map_labelled(value: Any) -> Any:
-    """Nested arguments with every labelled tensor replaced by its id, for cache keys."""
-    if isinstance(value, LabelledTensor):
-        return "labelled", id(value)
+def map_labeled(value: Any) -> Any:
+    """Nested arguments with every labeled tensor replaced by its id, for cache keys."""
+    if isinstance(value, LabeledTensor):
+        return "labeled", id(value)
     if isinstance(value, Mapping):
-        return {k: map_labelled(v) for k, v in value.items()}
+        return {k: map_labeled(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(map_labelled(v) for v in value)
+        return tuple(map_labeled(v) for v in value)
     return value

@@ -40,7 +40,7 @@ class _Slices:
         self.zero[list(search.kept)] = True
         self.zero |= ~search.eligible  # told of by another search
         axes = {axis.parameter_axis: n for n, axis in enumerate(self.graph.units.axes)}
-        read, scales = consumed_axes(self.graph.labelling), scale_axes(self.graph.labelling)
+        read, scales = consumed_axes(self.graph.labeling), scale_axes(self.graph.labeling)
         wide = [axis for axis in axes if len(self.graph.trace.shapes[axis.parameter]) > 1]
         self.side = {axis: axis in read for axis in wide} | dict.fromkeys(scales, "scale")
         self.number = {axis: axes[axis] for axis in self.side}

@@ -23,7 +23,7 @@ from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import wide_module, widened_tensor
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import run_slim
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.running import Outputs
 from graphprune.utils.arrays import Mask
@@ -199,11 +199,11 @@ class ZeroSearch:
     def _mixing(self) -> dict[int, str]:
         """Units that are counted by operations that mix channels, and what these do."""
         found: dict[int, str] = {}
-        labelling, solution = self.graph.labelling, self.graph.solution
-        for number, text in labelling.labels.facts.mixing.items():
-            for node in labelling.nodes[number].all_input_nodes[:1]:
-                value = labelling.values.get(node)
-                for array in value.arrays if isinstance(value, LabelledTensor) else ():
+        labeling, solution = self.graph.labeling, self.graph.solution
+        for number, text in labeling.labels.facts.mixing.items():
+            for node in labeling.nodes[number].all_input_nodes[:1]:
+                value = labeling.values.get(node)
+                for array in value.arrays if isinstance(value, LabeledTensor) else ():
                     units = solution.expand(np.unique(solution.of[array.ids]))[0]
                     found |= dict.fromkeys(units.tolist(), text)
         return found

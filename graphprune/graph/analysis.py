@@ -23,14 +23,14 @@ from graphprune.graph.couplings import Couplings
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.living_sizes import LivingSizes
-from graphprune.graph.propagate import Labelling, propagate
+from graphprune.graph.propagate import Labeling, propagate
 from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.removed_values import RemovedValues
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
 from graphprune.graph.stated_sizes import fix_stated_sizes
 from graphprune.graph.statistic_scales import StatisticScales
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import Trace, trace_model
@@ -52,7 +52,7 @@ class Analysis:
     Attributes:
         model: what was traced; only its shapes were looked at.
         trace: what it did on its example inputs.
-        labelling: the label arrays of every traced tensor.
+        labeling: the label arrays of every traced tensor.
         solution: classes of labels that live and die together.
         units: what can be removed, grouped.
         examples: the calls that were traced.
@@ -60,7 +60,7 @@ class Analysis:
 
     model: nn.Module
     trace: Trace
-    labelling: Labelling
+    labeling: Labeling
     solution: Solution
     units: Units
     examples: tuple[MethodCall, ...] = ()
@@ -100,7 +100,7 @@ class Analysis:
 
     @cached_property
     def _couplings(self) -> Couplings:
-        return Couplings(self.labelling)
+        return Couplings(self.labeling)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -124,14 +124,14 @@ class Analysis:
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
-        return SizeModel(self.labelling, self.solution, self.solution.prunable)
+        return SizeModel(self.labeling, self.solution, self.solution.prunable)
 
     @cached_property
     def dimensions(self) -> Dimensions:
         """The dimensions of traced tensors: those that the program takes sizes of, and others once asked for."""
         found = Dimensions(self.size_model())
         for use in self.trace.sizes.uses:
-            if isinstance(use.dim, int) and isinstance(self.labelling.values.get(use.node), LabelledTensor):
+            if isinstance(use.dim, int) and isinstance(self.labeling.values.get(use.node), LabeledTensor):
                 found.number(use.node, use.dim)
         return found
 
@@ -142,13 +142,13 @@ class Analysis:
     @cached_property
     def rectangles(self) -> Rectangles:
         """What the program demands to stay a rectangle."""
-        return Rectangles.of([ids for ids, _ in self.labelling.labels.facts.rectangles], self.solution)
+        return Rectangles.of([ids for ids, _ in self.labeling.labels.facts.rectangles], self.solution)
 
     @cached_property
     def scales(self) -> StatisticScales:
         """Which calls of the evaluated program scale statistics over channels by numbers."""
-        nodes = self.labelling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
-        return StatisticScales(nodes, self.labelling, self.solution)
+        nodes = self.labeling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
+        return StatisticScales(nodes, self.labeling, self.solution)
 
     def constraints(self, selectable: Mask) -> SizeConstraints:
         """What the sizes of the program demand of these units; those asked for last are known."""
@@ -159,13 +159,13 @@ class Analysis:
 
     def constraints_of_sizes(self, selectable: Mask, rectangles: Rectangles | None = None) -> SizeConstraints:
         """The same of sizes alone; of rows of heads, which lose equally many entries, only where they are given."""
-        sizes = SizeModel(self.labelling, self.solution, selectable)
+        sizes = SizeModel(self.labeling, self.solution, selectable)
         return read_constraints(self.trace, sizes, self.scales, rectangles)
 
     @cached_property
     def counted(self) -> dict[int, frozenset[int]]:
         """By number, the nodes that add up entries of channels: the groups whose removed ones are not zero there."""
-        return RemovedValues(self.trace, self.labelling, self.solution, self.units).counted
+        return RemovedValues(self.trace, self.labeling, self.solution, self.units).counted
 
     @cached_property
     def costs(self) -> CostModel:
@@ -181,7 +181,7 @@ class Analysis:
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these modules are left out."""
-        nodes = self.labelling.nodes[: self.trace.evaluated]
+        nodes = self.labeling.nodes[: self.trace.evaluated]
         if not skipped:
             return nodes
         gone = {node for call in self.trace.calls if call.path in skipped for node in nodes[call.start : call.stop]}
@@ -240,10 +240,10 @@ def analysis_of(
         examples: the calls that were traced.
         vocabulary: see :class:`~graphprune.rules.labels.Labels`.
     """
-    labelling = propagate(traced, vocabulary)
-    solution = solve(labelling.labels)
-    units = Units(labelling, solution)
+    labeling = propagate(traced, vocabulary)
+    solution = solve(labeling.labels)
+    units = Units(labeling, solution)
     if fix_stated_sizes(model, traced, units):
-        solution = solve(labelling.labels)
-        units = Units(labelling, solution)
-    return Analysis(model, traced, labelling, solution, units, examples)
+        solution = solve(labeling.labels)
+        units = Units(labeling, solution)
+    return Analysis(model, traced, labeling, solution, units, examples)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from graphprune.graph.propagate import Labelling, call_rule, result_of
+from graphprune.graph.propagate import Labeling, call_rule, result_of
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis
+from graphprune.rules.labels import Axis, LabelArray, LabeledTensor, Labels, ParameterAxis
 from graphprune.utils.arrays import Dims, Ids, Mask, Shape, distinct_columns
 
 Orders = dict[Axis, Ids]
@@ -50,22 +50,22 @@ class ReplayedLabels(Labels):
     """Labels for the second run: nothing is new, and every fact must be one that the dense run knew.
 
     Args:
-        labelling: that of the dense run.
+        labeling: that of the dense run.
         free: the labels of parameters that no activation carries.
         orders: the entries of parameter axes that are in another order than in the dense model.
         living: the labels that live, of which tensors of one value are made again; None: of all.
     """
 
-    def __init__(self, labelling: Labelling, free: Mask, orders: Orders, living: Mask | None = None) -> None:
+    def __init__(self, labeling: Labeling, free: Mask, orders: Orders, living: Mask | None = None) -> None:
         super().__init__()
         self.living = living
-        self.count = labelling.labels.count
+        self.count = labeling.labels.count
         self.free = free
         self.orders = orders
         self.changed = False
-        self._axes = labelling.labels.axes
+        self._axes = labeling.labels.axes
         self._starts = np.array([a.start for a in self._axes])
-        facts = labelling.labels.facts
+        facts = labeling.labels.facts
         self._unions = _by_node((a, b, node_index) for a, b, node_index in facts.unions)
         self._parts = _by_node((w, a, b, node_index) for w, a, b, node_index in facts.parts)
         self._fresh = _by_node((a, a.node_index) for a in self._axes)
@@ -186,13 +186,13 @@ def _partners(a: Ids, b: Ids, x: Ids) -> Ids:
 class SlimRun:
     """The labels of every slim tensor, made by the same rules."""
 
-    def __init__(self, labelling: Labelling, sizes: SizeModel, alive: Mask) -> None:
-        self.labelling = labelling
+    def __init__(self, labeling: Labeling, sizes: SizeModel, alive: Mask) -> None:
+        self.labeling = labeling
         self.sizes = sizes
         self.alive = alive
-        self.free = _free_labels(labelling)
-        self.living = alive[sizes.solution.of.of_range(0, labelling.labels.count)]
-        self.axes = {a.name: a for a in labelling.labels.axes if a.name}
+        self.free = _free_labels(labeling)
+        self.living = alive[sizes.solution.of.of_range(0, labeling.labels.count)]
+        self.axes = {a.name: a for a in labeling.labels.axes if a.name}
         self.orders: Orders = {}
 
     def run(self) -> Orders:
@@ -203,9 +203,9 @@ class SlimRun:
         raise Disorder("the orders of parameters depend on each other")
 
     def _once(self) -> bool:
-        replay = ReplayedLabels(self.labelling, self.free, self.orders, self.living)
+        replay = ReplayedLabels(self.labeling, self.free, self.orders, self.living)
         values: dict[fx.Node, Any] = {}
-        for node_index, node in enumerate(self.labelling.nodes):
+        for node_index, node in enumerate(self.labeling.nodes):
             replay.node_index = node_index
             try:
                 values[node] = self._value(replay, node, values)
@@ -215,7 +215,7 @@ class SlimRun:
         return replay.changed
 
     def _value(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        dense = self.labelling.values[node]
+        dense = self.labeling.values[node]
         if node.op == "get_attr" and dense.arrays:
             return self._parameter(node)
         if node.op != "call_function":
@@ -231,7 +231,7 @@ class SlimRun:
         except IndexError as error:
             raise Disorder(f"result {number} is one of a row that is gone") from error
 
-    def _parameter(self, node: fx.Node) -> LabelledTensor:
+    def _parameter(self, node: fx.Node) -> LabeledTensor:
         name, shape = node.meta["tensor"], list(node.meta["shape"])
         arrays = []
         for d in range(len(shape)):
@@ -242,39 +242,39 @@ class SlimRun:
                 ids = axis.start + self.orders[axis] if axis in self.orders else living
                 shape[d] = len(ids)
                 arrays.append(LabelArray(ids.reshape([-1 if k == d else 1 for k in range(len(shape))])))
-        numbers = self.labelling.values[node].numbers
+        numbers = self.labeling.values[node].numbers
         if numbers is not None:  # those of the channels that are left
             left = arrays[0].ids - self.axes[ParameterAxis(name, 0)].start
             numbers = np.unique(numbers[left], return_inverse=True)[1]
-        return LabelledTensor(tuple(shape), tuple(arrays), movable=True, numbers=numbers)
+        return LabeledTensor(tuple(shape), tuple(arrays), movable=True, numbers=numbers)
 
     def _call(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         op: Any = node.target
         outs = slim_shapes(self.sizes, self.alive, node)
-        args, used = slim_arguments(self.sizes, self.alive, node, outs), self.labelling.used(node)
+        args, used = slim_arguments(self.sizes, self.alive, node, outs), self.labeling.used(node)
         try:
-            function = self.labelling.functions.get(node)
+            function = self.labeling.functions.get(node)
             return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used, function=function)[0]
         except (IndexError, ValueError) as error:  # rows of a transposed grid that keep other columns
             raise Disorder(f"{op} does not fit the slim shapes: {error}") from error
 
 
-def _free_labels(labelling: Labelling) -> Mask:
+def _free_labels(labeling: Labeling) -> Mask:
     """Labels of parameters that no activation carries: their entries may be put in any order."""
-    free = np.ones(labelling.labels.count, bool)
+    free = np.ones(labeling.labels.count, bool)
     free[0] = False
-    for value in labelling.values.values():
+    for value in labeling.values.values():
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, LabelledTensor) and not one.movable:
+            if isinstance(one, LabeledTensor) and not one.movable:
                 for array in one.arrays:
                     free[array.ids.ravel()] = False
     return free
 
 
-def orders_of(labelling: Labelling, sizes: SizeModel, alive: Mask) -> Orders:
+def orders_of(labeling: Labeling, sizes: SizeModel, alive: Mask) -> Orders:
     """For parameter axes whose survivors change their order, the surviving entries in the new one.
 
     Raises:
         Disorder: the choice cannot be made exact by ordering parameters.
     """
-    return SlimRun(labelling, sizes, alive).run()
+    return SlimRun(labeling, sizes, alive).run()

@@ -12,17 +12,17 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import fx
 
-from graphprune.graph.propagate import Labelling
-from graphprune.rules.labels import LabelledTensor
+from graphprune.graph.propagate import Labeling
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Dims
 from graphprune.utils.operators import short_name
 
 _REGISTERED = "in an nn.ModuleList or nn.ParameterList instead of a plain list or dictionary, it would follow"
 
 
-def constant_operand(labelling: Labelling, node: fx.Node) -> str:
+def constant_operand(labeling: Labeling, node: fx.Node) -> str:
     """What the operand of a call is that has no channels, in words; empty where it depends on inputs or parameters."""
-    operands = _without_channels(labelling, node)
+    operands = _without_channels(labeling, node)
     if not operands or not all(map(_all_constant, operands)):
         return ""
     operand = operands[0]
@@ -30,51 +30,51 @@ def constant_operand(labelling: Labelling, node: fx.Node) -> str:
     made = [source for source in sources if source.op == "call_function"]
     if not made:
         return _kept(operand, sources[0])
-    met = _sizes_met(labelling, node, operand)
+    met = _sizes_met(labeling, node, operand)
     return _made(operand, max(made, key=lambda source: _likeness(source.meta["shape"], met)))
 
 
-def constant_before(labelling: Labelling, node: fx.Node, losing: Collection[fx.Node]) -> str:
+def constant_before(labeling: Labeling, node: fx.Node, losing: Collection[fx.Node]) -> str:
     """The constant to which an operand of a call lost its channels before, in words; empty where there is none.
 
     Args:
         losing: the calls in which channels met a dimension without channels.
     """
-    waiting = [operand for operand in node.all_input_nodes if _unlabelled(labelling, operand)]
+    waiting = [operand for operand in node.all_input_nodes if _unlabeled(labeling, operand)]
     seen = set(waiting)
     while waiting:
         one = waiting.pop()
-        found = constant_operand(labelling, one) if one in losing else ""
+        found = constant_operand(labeling, one) if one in losing else ""
         if found:
             return found
-        before = [other for other in one.all_input_nodes if other not in seen and _unlabelled(labelling, other)]
+        before = [other for other in one.all_input_nodes if other not in seen and _unlabeled(labeling, other)]
         waiting += before
         seen.update(before)
     return ""
 
 
-def _without_channels(labelling: Labelling, node: fx.Node) -> list[fx.Node]:
+def _without_channels(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
     """The operands of a call that have no channels; of a pointwise one, constants that lack those of others."""
     operands = node.all_input_nodes
-    found = [operand for operand in operands if _unlabelled(labelling, operand)]
+    found = [operand for operand in operands if _unlabeled(labeling, operand)]
     if not found and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-        found = [operand for operand in operands if _sizes_met(labelling, node, operand) and _all_constant(operand)]
+        found = [operand for operand in operands if _sizes_met(labeling, node, operand) and _all_constant(operand)]
     return found
 
 
-def _unlabelled(labelling: Labelling, node: fx.Node) -> bool:
-    value = labelling.values.get(node)
-    return isinstance(value, LabelledTensor) and not value.arrays and math.prod(value.shape) > 1
+def _unlabeled(labeling: Labeling, node: fx.Node) -> bool:
+    value = labeling.values.get(node)
+    return isinstance(value, LabeledTensor) and not value.arrays and math.prod(value.shape) > 1
 
 
-def _sizes_met(labelling: Labelling, node: fx.Node, operand: fx.Node) -> list[int]:
+def _sizes_met(labeling: Labeling, node: fx.Node, operand: fx.Node) -> list[int]:
     """The sizes of an operand's dimensions in which all others with channels have some, and it has none."""
-    values = {one: labelling.values.get(one) for one in node.all_input_nodes}
-    dims = {one: _labelled_dims(value) for one, value in values.items() if isinstance(value, LabelledTensor)}
+    values = {one: labeling.values.get(one) for one in node.all_input_nodes}
+    dims = {one: _labeled_dims(value) for one, value in values.items() if isinstance(value, LabeledTensor)}
     if operand not in dims:
         return []
     shape = operand.meta["shape"]
-    others = [labelled for one, labelled in dims.items() if one is not operand and labelled]
+    others = [labeled for one, labeled in dims.items() if one is not operand and labeled]
     met = frozenset[int].intersection(*others) - dims[operand] if others else ()
     return [shape[d] for d in sorted(met) if d >= -len(shape) and shape[d] > 1]
 
@@ -84,7 +84,7 @@ def _likeness(shape: Sequence[int], met: Sequence[int]) -> int:
     return max((n for n in shape for size in met if n and size % n == 0), default=0)
 
 
-def _labelled_dims(value: LabelledTensor) -> Dims:
+def _labeled_dims(value: LabeledTensor) -> Dims:
     """The dimensions that have channels, counted from the last one."""
     return frozenset(d - value.ndim for array in value.arrays for d in array.dims)
 

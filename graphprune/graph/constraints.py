@@ -130,10 +130,10 @@ class ConstraintBuilder:
         return module in self.trace.replaceable
 
     def _define_attributes(self, uses: list[SizeUse]) -> None:
-        """An attribute's value is the size of the first labelled dimension it was given for."""
+        """An attribute's value is the size of the first labeled dimension it was given for."""
         for use in uses:
             new = isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.expressions
-            if new and self.sizes.labelled(use.node, use.dim):
+            if new and self.sizes.labeled(use.node, use.dim):
                 path = next(attributes_of(use.expr)).path
                 self.constraints.attributes[path] = use
                 self.expressions[path] = self._safe_expression(use)
@@ -156,12 +156,12 @@ class ConstraintBuilder:
             for size, attribute in pairs:
                 if not (isinstance(size, Dim) and isinstance(attribute, Attr)):
                     continue
-                if self.sizes.labelled(size.node, size.dim):
+                if self.sizes.labeled(size.node, size.dim):
                     yield attribute.path, SizeUse(size.node, size.dim, attribute, line, module)
 
     def _define_heads(self, use: SizeUse) -> None:
         """``batch * num_heads``, with ``num_heads`` an attribute, in torch.nn.MultiheadAttention."""
-        if isinstance(use.expr, BinOp) and use.expr.op == "*" and self.sizes.labelled(use.node, use.dim):
+        if isinstance(use.expr, BinOp) and use.expr.op == "*" and self.sizes.labeled(use.node, use.dim):
             for attribute in attributes_of(use.expr):
                 self.constraints.attributes.setdefault(attribute.path, use)
 
@@ -178,7 +178,7 @@ class ConstraintBuilder:
         A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units.
         Without ``divisors``, those of which nothing is known stay what they are.
         """
-        if not self.sizes.labelled(use.node, use.dim):
+        if not self.sizes.labeled(use.node, use.dim):
             return False
         unknown = self._unknown(use.expr, divisors)
         if len(unknown) != 1:
@@ -217,16 +217,16 @@ class ConstraintBuilder:
         return self._solved(expr.left if left else expr.right, unknown, side, whole)
 
     def _constrain_use(self, use: SizeUse) -> None:
-        labelled = self.sizes.labelled(use.node, use.dim)
-        if not labelled and isinstance(use.expr, Const):
+        labeled = self.sizes.labeled(use.node, use.dim)
+        if not labeled and isinstance(use.expr, Const):
             return
         try:
             size = (
                 self.sizes.expression(use.node, use.dim, use.position)
-                if labelled
+                if labeled
                 else constant_expression(use.expr.value)
             )
-            if labelled and (tail := _literal_tail(use)):
+            if labeled and (tail := _literal_tail(use)):
                 whole = self.sizes.expression(use.node, use.dim)
                 after = Counter(whole.units.tolist()) - Counter(size.units.tolist())
                 self._freeze_literal(np.array([*after], np.int64), tail, use.line, used_size(use))
@@ -273,7 +273,7 @@ class ConstraintBuilder:
     def _constrain_ordering(self, left: Expr, right: Expr, line: Line | None) -> None:
         """``min(x.shape[1], channels)``: which one is smaller must not change for inputs of any length."""
         for size, other in ((left, right), (right, left)):
-            if is_of_inputs(other, self.sizes.labelling.values):
+            if is_of_inputs(other, self.sizes.labeling.values):
                 try:
                     units = self._evaluate(size).units
                 except NotLinear as error:

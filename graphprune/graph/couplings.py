@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 from torch import fx
 
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import distinct_columns
 
@@ -64,26 +64,26 @@ def operation_name(node: fx.Node) -> str:
     return str(getattr(node.target, "_schema", node.target)).split("(")[0]
 
 
-def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
+def coupling_graph(labeling: Labeling) -> nx.MultiGraph:
     """Nodes are axes (of parameters, rows, cells) with ``kind`` and ``size``.
 
     Edges are couplings with ``op``, ``line`` and ``node_index``.
     """
     graph = nx.MultiGraph()
-    axes = labelling.labels.axes
-    names = [a.name or f"{a.kind}@{labelling.nodes[a.node_index].name}#{a.start}" for a in axes]
+    axes = labeling.labels.axes
+    names = [a.name or f"{a.kind}@{labeling.nodes[a.node_index].name}#{a.start}" for a in axes]
     for name, axis in zip(names, axes, strict=True):
         graph.add_node(name, kind=axis.kind, size=axis.size)
-    for first, second, node_index in _edges(labelling):
-        node = labelling.nodes[node_index]
+    for first, second, node_index in _edges(labeling):
+        node = labeling.nodes[node_index]
         op, line = operation_name(node), node.meta.get("line")
         graph.add_edge(names[first], names[second], op=op, line=line, node_index=node_index)
     return graph
 
 
-def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
-    starts = np.array([a.start for a in labelling.labels.axes])
-    facts = labelling.labels.facts
+def _edges(labeling: Labeling) -> list[tuple[int, int, int]]:
+    starts = np.array([a.start for a in labeling.labels.axes])
+    facts = labeling.labels.facts
     pairs = [*facts.unions, *((whole, part, node_index) for whole, *both, node_index in facts.parts for part in both)]
     edges: dict[tuple[int, int, int], None] = {}
     for a, b, node_index in pairs:
@@ -95,18 +95,18 @@ def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
 
 
 class Couplings:
-    """The couplings of a labelled model, drawn as a graph once somebody asks for them.
+    """The couplings of a labeled model, drawn as a graph once somebody asks for them.
 
     Groups hold this and not the whole analysis, which would hold itself then, and its memory until a collection.
     """
 
-    def __init__(self, labelling: Labelling) -> None:
-        self._labelling = labelling
+    def __init__(self, labeling: Labeling) -> None:
+        self._labeling = labeling
 
     @cached_property
     def graph(self) -> nx.MultiGraph:
         """See :func:`coupling_graph`."""
-        return coupling_graph(self._labelling)
+        return coupling_graph(self._labeling)
 
     def within(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
         """See :func:`couplings_within`."""

@@ -19,7 +19,7 @@ from graphprune.graph.living import Living
 from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
-from graphprune.rules.labels import LabelArray, LabelledTensor, ParameterAxis
+from graphprune.rules.labels import LabelArray, LabeledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores, distinct_columns
 
 
@@ -111,12 +111,12 @@ class _Pieces(NamedTuple):
     items: Ids
 
 
-def is_grid(value: LabelledTensor, dim: int) -> bool:
+def is_grid(value: LabeledTensor, dim: int) -> bool:
     """Do the entries of a dimension differ from one place of other dimensions to the next?"""
     return any(array.dims != {dim} for array in _counted_arrays(value, dim))
 
 
-def _counted_arrays(value: LabelledTensor, dim: int) -> list[LabelArray]:
+def _counted_arrays(value: LabeledTensor, dim: int) -> list[LabelArray]:
     """The arrays that tell which entries of a dimension live."""
     arrays = [array for array in value.arrays if dim in array.dims]
     if len(arrays) < 2:
@@ -161,20 +161,20 @@ class Dimensions:
         return known
 
     def _number(self, node: fx.Node, dim: int) -> int:
-        value = self.sizes.labelling.values[node]
+        value = self.sizes.labeling.values[node]
         dim %= len(node.meta["shape"])
-        arrays = _counted_arrays(value, dim) if isinstance(value, LabelledTensor) else []
+        arrays = _counted_arrays(value, dim) if isinstance(value, LabeledTensor) else []
         if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         wide = [array for array in arrays if array.dims != {dim}]
         if not wide:
-            return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
+            return self._labeled_line(arrays[0].ids) if len(arrays) == 1 else self._labeled_joint(arrays)
         own = dim, *(id(array.ids) for array in value.arrays)
         if own not in self._of_grids:
             self._of_grids[own] = self._grid(value, node, dim)
         return self._of_grids[own]
 
-    def _grid(self, value: LabelledTensor, node: fx.Node, dim: int) -> int:
+    def _grid(self, value: LabeledTensor, node: fx.Node, dim: int) -> int:
         key = dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays)
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
@@ -183,16 +183,16 @@ class Dimensions:
             self._grid_rows.add(*items_of_rows(self.sizes.solution, value, dim))
         return number
 
-    def _labelled_line(self, ids: Ids) -> int:
+    def _labeled_line(self, ids: Ids) -> int:
         """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
         known = self._of_labels.get(id(ids))
         if known is None:
-            axis = self.sizes.labelling.labels.axis_of_all(ids)
+            axis = self.sizes.labeling.labels.axis_of_all(ids)
             found = self.line(self.sizes.solution.of[ids.ravel()]) if axis is None else self.axis(axis)
             known = self._of_labels[id(ids)] = found
         return known
 
-    def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
+    def _labeled_joint(self, arrays: Sequence[LabelArray]) -> int:
         """The number of a dimension whose places have one label of each of these arrays."""
         own = tuple(id(array.ids) for array in arrays)
         if own not in self._of_joints:
@@ -205,13 +205,13 @@ class Dimensions:
 
     def axis(self, number: int) -> int:
         """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
-        size = self.sizes.labelling.labels.axes[number].size
+        size = self.sizes.labeling.labels.axes[number].size
         with self._lock:
             return self._pieces(self.sizes.solution.items.of_axis(number), size)
 
     def named_axes(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of all parameters and buffers."""
-        axes, items = self.sizes.labelling.labels.axes, self.sizes.solution.items
+        axes, items = self.sizes.labeling.labels.axes, self.sizes.solution.items
         with self._lock:
             return {
                 axis.name: self._pieces(items.of_axis(number), axis.size)

@@ -114,7 +114,7 @@ class _ConfigSizes:
 
     def __init__(self, graph: Analysis, free: Mask, constraints: SizeConstraints, fields: ConfigFields) -> None:
         self.graph, self.free, self.constraints, self.fields = graph, free, constraints, fields
-        self.sizes = SizeModel(graph.labelling, graph.solution, free)
+        self.sizes = SizeModel(graph.labeling, graph.solution, free)
         self.expressions: dict[Column, LinearExpression] = {}
         for axis in graph.units.axes:
             name = axis.parameter_axis

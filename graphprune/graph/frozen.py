@@ -67,12 +67,12 @@ def _demanded(graph: Analysis) -> dict[int, str]:
 
 def _reported(graph: Analysis) -> Mask:
     """Which reasons are about channels at all: kernel sizes and the like are not."""
-    return np.array([bool(r.text) for r in graph.labelling.labels.facts.reasons] or [False])
+    return np.array([bool(r.text) for r in graph.labeling.labels.facts.reasons] or [False])
 
 
 def _reason(graph: Analysis, number: int) -> str:
-    reason = graph.labelling.labels.facts.reasons[number]
-    node = graph.labelling.nodes[reason.node_index]
+    reason = graph.labeling.labels.facts.reasons[number]
+    node = graph.labeling.nodes[reason.node_index]
     line = reason.line or node.meta.get("line")
     text = _with_constant(graph, reason.text, node)
     return f"{text}, at {describe_line(line)}" if line else text
@@ -81,10 +81,10 @@ def _reason(graph: Analysis, number: int) -> str:
 def _beside_nothing(graph: Analysis, axis: Axis) -> str:
     """The reason of entries that stand beside others without channels: of an input that was laid beside embeddings."""
     end = axis.start + axis.size
-    for *pair, number in graph.labelling.labels.facts.unions:
+    for *pair, number in graph.labeling.labels.facts.unions:
         met = any((ids == 0).any() for ids in pair)
         if met and any(((axis.start <= ids) & (ids < end)).any() for ids in pair):
-            line = graph.labelling.nodes[number].meta.get("line")
+            line = graph.labeling.nodes[number].meta.get("line")
             return f"{MEETS_NO_CHANNELS}, at {describe_line(line)}" if line else MEETS_NO_CHANNELS
     return MEETS_NO_CHANNELS
 
@@ -92,19 +92,19 @@ def _beside_nothing(graph: Analysis, axis: Axis) -> str:
 def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:
     """The reason with the constant that channels meet, or whose numbers they are looked up by."""
     if text == MEETS_NO_CHANNELS:
-        found = constant_operand(graph.labelling, node)
-        before = "" if found else constant_before(graph.labelling, node, _losing(graph))
+        found = constant_operand(graph.labeling, node)
+        before = "" if found else constant_before(graph.labeling, node, _losing(graph))
         return f"meets {found}" if found else f"meets what lost its channels to {before}" if before else text
     if text.endswith(BY_NUMBER):
-        found = constant_operand(graph.labelling, node)
+        found = constant_operand(graph.labeling, node)
         return f"{text}: {found}" if found else text
     return text
 
 
 def _losing(graph: Analysis) -> set[fx.Node]:
     """The calls in which channels met a dimension without channels."""
-    reasons = graph.labelling.labels.facts.reasons
-    return {graph.labelling.nodes[reason.node_index] for reason in reasons if reason.text == MEETS_NO_CHANNELS}
+    reasons = graph.labeling.labels.facts.reasons
+    return {graph.labeling.nodes[reason.node_index] for reason in reasons if reason.text == MEETS_NO_CHANNELS}
 
 
 def heads_that_stay(graph: Analysis) -> dict[int, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from graphprune.graph.item_pieces import item_pieces
 from graphprune.graph.segments import ranges
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -44,7 +44,7 @@ class GridRows:
         return np.flatnonzero(~np.logical_or.reduceat(np.logical_and.reduceat(whole[items], row), grid))
 
 
-def items_of_rows(solution: Solution, value: LabelledTensor, dim: int) -> tuple[Ids, Ids]:
+def items_of_rows(solution: Solution, value: LabeledTensor, dim: int) -> tuple[Ids, Ids]:
     """How many items each row of a grid runs through [rows], and these items, row by row.
 
     Args:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from graphprune.graph.couplings import Coupling, describe_line, ties_of
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.roles import CHANNELS, Roles
 from graphprune.graph.segments import ranges
 from graphprune.graph.solve import KINDS, ClassTable, Solution
@@ -103,11 +103,11 @@ class Frozen:
 class Units:
     """All units of a model, grouped. Built once from a solution; see :class:`Group`."""
 
-    def __init__(self, labelling: Labelling, solution: Solution) -> None:
-        self.labelling = labelling
+    def __init__(self, labeling: Labeling, solution: Solution) -> None:
+        self.labeling = labeling
         self.solution = solution
-        named = [axis.name is not None for axis in labelling.labels.axes]
-        self.axes: list[Axis] = [axis for axis, known in zip(labelling.labels.axes, named, strict=True) if known]
+        named = [axis.name is not None for axis in labeling.labels.axes]
+        self.axes: list[Axis] = [axis for axis, known in zip(labeling.labels.axes, named, strict=True) if known]
         self._runs = solution.items.occurrences(np.where(named, np.cumsum(named) - 1, -1))
         self.groups = self._groups()
 
@@ -162,7 +162,7 @@ class Units:
         for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
             axes[number].append(axis)
         used: dict[str, int] = {}
-        roles = Roles(self.labelling, self.solution)
+        roles = Roles(self.labeling, self.solution)
         return tuple(
             self._group(roles, items.classes(m), [self.axes[i].parameter_axis for i in a], used)
             for m, a in zip(members, axes, strict=True)

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Dims
 
 aten = torch.ops.aten
@@ -38,7 +38,7 @@ def names_every_channel(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
 
     Args:
         node: the buffer.
-        values: the labelled tensors that were made before it.
+        values: the labeled tensors that were made before it.
     """
     numbers = node.meta.get("values")
     if numbers is None or numbers.is_meta or numbers.dtype not in (torch.int32, torch.int64) or len(numbers) < 2:
@@ -52,7 +52,7 @@ def names_every_channel(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
 
 
 def _has_channels(value: Any, dim: int) -> bool:
-    return isinstance(value, LabelledTensor) and not value.movable and bool(value.touching([dim]))
+    return isinstance(value, LabeledTensor) and not value.movable and bool(value.touching([dim]))
 
 
 def _looked_up(user: fx.Node, node: fx.Node) -> Iterator[tuple[fx.Node, int] | None]:
@@ -101,7 +101,7 @@ def columns_of_numbers(node: fx.Node, values: Mapping[fx.Node, Any]) -> Dims:
 
     Args:
         node: the buffer.
-        values: the labelled tensors that were made before it.
+        values: the labeled tensors that were made before it.
     """
     rank = len(node.meta["shape"])
     if rank < 2 or node.meta["dtype"] is not torch.int64:
@@ -111,8 +111,8 @@ def columns_of_numbers(node: fx.Node, values: Mapping[fx.Node, Any]) -> Dims:
     if len(counted) != 1 or -1 in counted:
         return frozenset()
     operands = [values.get(call.args[0]) for call in calls if call is not None]  # type: ignore[arg-type]
-    labelled = [array.dims for x in operands if isinstance(x, LabelledTensor) for array in x.arrays]
-    return frozenset[int]().union(*labelled) - counted
+    labeled = [array.dims for x in operands if isinstance(x, LabeledTensor) for array in x.arrays]
+    return frozenset[int]().union(*labeled) - counted
 
 
 def _calls_by_column(user: fx.Node, node: fx.Node) -> Iterator[fx.Node | None]:

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from graphprune.graph.unread import UNREAD
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, all_arrays
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Trace
@@ -43,9 +43,9 @@ class _Cut:
     """
 
     number: int
-    given: LabelledTensor
+    given: LabeledTensor
     dim: int
-    used: tuple[LabelledTensor, ...]
+    used: tuple[LabeledTensor, ...]
     starts: tuple[int, ...] | None
     length: int
     several: bool
@@ -143,7 +143,7 @@ def _cut(number: int, node: fx.Node, values: _Values, live: Collection[fx.Node])
         return None
     given = values.get(node.args[0])  # type: ignore[arg-type]
     makes = has_trait(node.target, Trait.MAKES_LABELS, Trait.KNOWS_INDEXES)
-    if makes or not isinstance(given, LabelledTensor) or not given.arrays:
+    if makes or not isinstance(given, LabeledTensor) or not given.arrays:
         return None
     arguments: dict[str, Any] = {
         argument.name: argument_of(node.target, node.args, node.kwargs, place)
@@ -151,7 +151,7 @@ def _cut(number: int, node: fx.Node, values: _Values, live: Collection[fx.Node])
     }
     dim, found = arguments["dim"] % given.ndim, values[node]
     size = given.shape[dim]
-    if isinstance(found, LabelledTensor):
+    if isinstance(found, LabeledTensor):
         start = arguments.get("index", arguments.get("start")) or 0
         start = min(start + size if start < 0 else start, size)
         length = 1 if "index" in arguments else found.shape[dim]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from graphprune.graph.dimensions import Dimensions
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Mask
 
 
@@ -25,8 +25,8 @@ class LivingSizes:
 
     def count(self, node: fx.Node, dim: int | str, stop: int | None = None) -> int:
         """The number of living entries of a dimension (before ``stop``)."""
-        value = self.sizes.labelling.values.get(node)
-        if stop is not None or isinstance(dim, str) or not isinstance(value, LabelledTensor):
+        value = self.sizes.labeling.values.get(node)
+        if stop is not None or isinstance(dim, str) or not isinstance(value, LabeledTensor):
             return self.sizes.count(self.alive, node, dim, stop)
         number = self._dimensions.number(node, dim)
         if number >= len(self._counts):  # it was asked for after the others had been counted

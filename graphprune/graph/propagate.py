@@ -27,7 +27,7 @@ from graphprune.graph.unread import (
 from graphprune.graph.value_buffers import meets_channels
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, all_arrays, operands_of
 from graphprune.rules.pointwise import elementwise_results
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
@@ -43,7 +43,7 @@ SEEDED = "drawn with a seed that forward sets, by which fewer numbers are others
 
 
 @dataclass(repr=False)
-class Labelling:
+class Labeling:
     """The label arrays of every traced tensor, and the facts that rules wrote down.
 
     Attributes:
@@ -53,7 +53,7 @@ class Labelling:
     labels: Labels
     nodes: list[fx.Node]
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    counts: dict[fx.Node, dict[str, LabelledTensor]] = field(default_factory=dict)
+    counts: dict[fx.Node, dict[str, LabeledTensor]] = field(default_factory=dict)
     functions: dict[fx.Node, RuleFunction] = field(default_factory=dict)
     on_meta: bool = True
 
@@ -66,77 +66,77 @@ class Labelling:
             return None
         return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
 
-    def tensor(self, node: Any) -> LabelledTensor:
+    def tensor(self, node: Any) -> LabeledTensor:
         """The labels of what a node makes; without dimensions where that is no single tensor."""
         value = self.values[node]
-        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+        return value if isinstance(value, LabeledTensor) else LabeledTensor(())
 
-    def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabelledTensor, int] | None:
-        """The labelled tensor and dimension that a size refers to; None where there are no labels."""
+    def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabeledTensor, int] | None:
+        """The labeled tensor and dimension that a size refers to; None where there are no labels."""
         if isinstance(dim, str):
             call = node.args[0] if node.target is operator.getitem else node
             counted = self.counts.get(call, {}).get(dim)  # type: ignore[arg-type]
             return (counted, 0) if counted else None
         value = self.values.get(node)  # none for a node of a training run that was dropped
-        return (value, dim) if isinstance(value, LabelledTensor) else None
+        return (value, dim) if isinstance(value, LabeledTensor) else None
 
 
-def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
+def propagate(trace: Trace, vocabulary: int | None = None) -> Labeling:
     """Label all tensors of ``trace``. Outputs of the model are fixed, but for words of a vocabulary of so many."""
     nodes = list(trace.graph.nodes)
-    labelling = Labelling(Labels(vocabulary), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
+    labeling = Labeling(Labels(vocabulary), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
-    for node_index, node in enumerate(labelling.nodes):
-        labelling.labels.node_index = node_index
-        labelling.values[node] = _label_node(labelling, trace, node)
+    for node_index, node in enumerate(labeling.nodes):
+        labeling.labels.node_index = node_index
+        labeling.values[node] = _label_node(labeling, trace, node)
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
-            _fix_unseen_sizes(labelling, node, noted)
+            _fix_unseen_sizes(labeling, node, noted)
     if trace.seeded:
-        _fix_seeded_draws(labelling)
-    _fix_read_values(labelling, trace)
-    _fix_rebuilt_tensors(labelling, trace)
-    _fix_values_elsewhere(labelling, trace)
-    fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
-    fix_deciding_entries(labelling.labels, trace, labelling.values)
-    fix_written_entries(labelling.labels, labelling.nodes, labelling.values)
-    fix_cut_entries(labelling.labels, trace, labelling.values)
-    settle_left_out(labelling.labels, trace, labelling.values)
-    return labelling
+        _fix_seeded_draws(labeling)
+    _fix_read_values(labeling, trace)
+    _fix_rebuilt_tensors(labeling, trace)
+    _fix_values_elsewhere(labeling, trace)
+    fix_unread_entries(labeling.labels, labeling.nodes, labeling.values)
+    fix_deciding_entries(labeling.labels, trace, labeling.values)
+    fix_written_entries(labeling.labels, labeling.nodes, labeling.values)
+    fix_cut_entries(labeling.labels, trace, labeling.values)
+    settle_left_out(labeling.labels, trace, labeling.values)
+    return labeling
 
 
-def _fix_seeded_draws(labelling: Labelling) -> None:
+def _fix_seeded_draws(labeling: Labeling) -> None:
     """Random numbers that a program draws with a seed of its own are a table: fewer of them are others."""
-    for number, node in enumerate(labelling.nodes):
+    for number, node in enumerate(labeling.nodes):
         if node.op == "call_function" and is_random(node.target):
-            labelling.labels.node_index = number
-            labelling.labels.fix(all_arrays(labelling.values[node]), SEEDED)
+            labeling.labels.node_index = number
+            labeling.labels.fix(all_arrays(labeling.values[node]), SEEDED)
 
 
-def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
+def _fix_read_values(labeling: Labeling, trace: Trace) -> None:
     """Tensors whose entries the program reads as numbers stay whole, and the buffers that these are worked out from."""
     for node, line in trace.sizes.values_read:
-        for tensor in {node, *_buffers_behind(node)} & labelling.values.keys():
-            labelling.labels.node_index = trace.node_index(tensor)
-            labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
+        for tensor in {node, *_buffers_behind(node)} & labeling.values.keys():
+            labeling.labels.node_index = trace.node_index(tensor)
+            labeling.labels.fix(all_arrays(labeling.values[tensor]), "its entries are read as numbers", line)
 
 
-def _fix_rebuilt_tensors(labelling: Labelling, trace: Trace) -> None:
+def _fix_rebuilt_tensors(labeling: Labeling, trace: Trace) -> None:
     """What forward makes anew for inputs of another size stays as wide as it makes it."""
     found = rebuilt_tensors(trace.graph.nodes, trace.modules)
     for name, node in (*((node.meta["tensor"], node) for node in found), *trace.replaced):
-        labelling.labels.node_index = trace.node_index(node)
-        held = all_arrays(labelling.values[node])
+        labeling.labels.node_index = trace.node_index(node)
+        held = all_arrays(labeling.values[node])
         line = next((user.meta["line"] for user in node.users if user.op != "output"), None)
-        labelling.labels.fix(held, f"{name} is made anew by forward for inputs of another size", line)
+        labeling.labels.fix(held, f"{name} is made anew by forward for inputs of another size", line)
 
 
-def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:
+def _fix_values_elsewhere(labeling: Labeling, trace: Trace) -> None:
     """Tensors that modules take in other threads stay whole."""
     for path, nodes in trace.elsewhere:
         for node in nodes:
-            labelling.labels.node_index = trace.node_index(node)
-            held = all_arrays(labelling.values.get(node))
-            labelling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
+            labeling.labels.node_index = trace.node_index(node)
+            held = all_arrays(labeling.values.get(node))
+            labeling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
 
 
 def _buffers_behind(node: fx.Node) -> set[fx.Node]:
@@ -155,67 +155,67 @@ def _made(node: fx.Node) -> fx.Node:
     return node.args[0] if has_trait(node.target, Trait.DETACHES) else node  # type: ignore[return-value]
 
 
-def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
+def _fix_unseen_sizes(labeling: Labeling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
     """A tensor of one value can only follow where its sizes were seen in the code; integers are not channels."""
-    value, dtype = labelling.values[node], node.meta["dtype"]
+    value, dtype = labeling.values[node], node.meta["dtype"]
     follows = dtype.is_floating_point or dtype.is_complex or dtype is torch.bool
     seen = {d for d in range(value.ndim) if follows and (node, d) in noted}
     held = [array for array in value.arrays if not array.dims <= seen]
     why = "made with a size that was not followed" if follows else f"made of {dtype}, which does not follow channels"
-    labelling.labels.fix(held, f"{short_name(node.target)}: {why}")
+    labeling.labels.fix(held, f"{short_name(node.target)}: {why}")
 
 
-def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
+def _label_node(labeling: Labeling, trace: Trace, node: fx.Node) -> Any:
     if node.op == "call_function":
-        return _label_call(labelling, node)
+        return _label_call(labeling, node)
     if node.op == "get_attr":
         name = node.meta.get("tensor")
         if name is not None and (node.meta["dtype"].is_floating_point or node.meta["dtype"].is_complex):
-            return _label_parameter(labelling, trace, name, tuple(node.meta["shape"]))
-        if name is not None and names_every_channel(node, labelling.values):
-            value = labelling.labels.parameter(name, tuple(node.meta["shape"]))
+            return _label_parameter(labeling, trace, name, tuple(node.meta["shape"]))
+        if name is not None and names_every_channel(node, labeling.values):
+            value = labeling.labels.parameter(name, tuple(node.meta["shape"]))
             return replace(value, numbers=np.asarray(node.meta["values"].cpu()))
-        if name is not None and (columns := columns_of_numbers(node, labelling.values)):
-            return labelling.labels.parameter(name, tuple(node.meta["shape"]), columns)
-        if name is not None and meets_channels(node, labelling.values):
-            return labelling.labels.parameter(name, tuple(node.meta["shape"]))
+        if name is not None and (columns := columns_of_numbers(node, labeling.values)):
+            return labeling.labels.parameter(name, tuple(node.meta["shape"]), columns)
+        if name is not None and meets_channels(node, labeling.values):
+            return labeling.labels.parameter(name, tuple(node.meta["shape"]))
     if node.op == "output":
-        outputs = [labelling.values[n] for n in trace.outputs]
+        outputs = [labeling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]
-        held = [array for array in all_arrays(outputs) if array.ids.size != labelling.labels.vocabulary]
-        labelling.labels.fix([*held, *indexed], "output of the model")
+        held = [array for array in all_arrays(outputs) if array.ids.size != labeling.labels.vocabulary]
+        labeling.labels.fix([*held, *indexed], "output of the model")
         return None
-    return LabelledTensor(tuple(node.meta["shape"]))
+    return LabeledTensor(tuple(node.meta["shape"]))
 
 
-def _label_parameter(labelling: Labelling, trace: Trace, name: str, shape: Shape) -> LabelledTensor:
-    value = labelling.labels.parameter(name, shape)
+def _label_parameter(labeling: Labeling, trace: Trace, name: str, shape: Shape) -> LabeledTensor:
+    value = labeling.labels.parameter(name, shape)
     if issubclass(trace.modules.get(name.rpartition(".")[0], nn.Module), torch.jit.ScriptModule):
-        labelling.labels.fix(value.arrays, "its module was compiled by TorchScript")
+        labeling.labels.fix(value.arrays, "its module was compiled by TorchScript")
     return value
 
 
-def _label_call(labelling: Labelling, node: fx.Node) -> Any:
-    values = labelling.values
+def _label_call(labeling: Labeling, node: fx.Node) -> Any:
+    values = labeling.values
     if node.target is operator.getitem:
         return result_of(values[node.args[0]], node.args[1])  # type: ignore[index]
     shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
     outs = tuple([tuple(s) if s is not None else () for s in shapes])
     op: Any = node.target
-    used, function = labelling.used(node), labelling.functions.get(node)
+    used, function = labeling.used(node), labeling.functions.get(node)
     result, counts = call_rule(
-        op, node.args, node.kwargs, labelling.labels, outs, values=values, used=used, function=function
+        op, node.args, node.kwargs, labeling.labels, outs, values=values, used=used, function=function
     )
     if node.meta.get("scripted") and _takes_sizes(op):
         arrays = all_arrays([values[n] for n in node.all_input_nodes], result)
-        labelling.labels.fix(arrays, f"{short_name(op)}: sizes inside TorchScript are not followed")
+        labeling.labels.fix(arrays, f"{short_name(op)}: sizes inside TorchScript are not followed")
     if counts:
-        labelling.counts[node] = counts
+        labeling.counts[node] = counts
     return result
 
 
 def result_of(value: Any, number: Any) -> Any:
-    """One of the labelled results of a call that may have but one."""
+    """One of the labeled results of a call that may have but one."""
     return value[number] if isinstance(value, tuple) else value
 
 
@@ -238,20 +238,20 @@ def call_rule(
     values: Mapping[fx.Node, Any] | None = None,
     used: frozenset[int] | None = None,
     function: RuleFunction | None = None,
-) -> tuple[Any, dict[str, LabelledTensor]]:
+) -> tuple[Any, dict[str, LabeledTensor]]:
     """Run the rule of an operation on one call.
 
     Args:
         op: the operator overload.
-        args, kwargs: of the call, with a labelled tensor for every tensor, or a node that has one in ``values``.
+        args, kwargs: of the call, with a labeled tensor for every tensor, or a node that has one in ``values``.
         labels: where the rule writes down the facts that it finds.
         outs: the shapes of the results.
-        values: labelled tensors of nodes.
+        values: labeled tensors of nodes.
         used: the numbers of the results that the program looks at; None: perhaps all of them.
         function: the rule; None: the one that is registered.
 
     Returns:
-        The labelled result (a tuple of several), and what integer arguments count, by name.
+        The labeled result (a tuple of several), and what integer arguments count, by name.
     """
     given = [_substitute(value, values or {}) for value in args]
     named: Kwargs = {k: _substitute(v, values or {}) for k, v in kwargs.items()}
@@ -271,14 +271,14 @@ def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
     """
     several = result if isinstance(result, tuple) else (result,)
     if (len(several) != len(outs) and not _gives_list(op)) or not all(
-        isinstance(one, LabelledTensor) for one in several
+        isinstance(one, LabeledTensor) for one in several
     ):
         raise RuleError(
             f"{op}: its rule returned {shown(result)}",
             where=str(op),
             found=found_value(result),
-            needed=f"{len(outs)} results, each a LabelledTensor; of several a tuple",
-            do="return LabelledTensor(call.outs[i]) for a result i that depends on nothing that can be removed",
+            needed=f"{len(outs)} results, each a LabeledTensor; of several a tuple",
+            do="return LabeledTensor(call.outs[i]) for a result i that depends on nothing that can be removed",
         )
 
 
@@ -286,7 +286,7 @@ def _gives_list(op: Any) -> bool:
     return any(isinstance(one.type, torch.ListType) for one in op._schema.returns)
 
 
-def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
+def _rule_for(op: Any, operands: Sequence[LabeledTensor]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
     said = [value for value in operands if value.arrays or value.indexed is not None]
     if not said and not has_trait(op, Trait.MAKES_LABELS):

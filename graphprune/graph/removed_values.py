@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.graph.groups import Units
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import LabelArray, LabelledTensor, all_arrays
+from graphprune.rules.labels import LabelArray, LabeledTensor, all_arrays
 from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
@@ -38,13 +38,13 @@ class RemovedValues:
 
     Args:
         trace: of the program.
-        labelling: the labels of the trace.
+        labeling: the labels of the trace.
         solution: what follows from them.
         units: the groups.
     """
 
-    def __init__(self, trace: Trace, labelling: Labelling, solution: Solution, units: Units) -> None:
-        self._labelling = labelling
+    def __init__(self, trace: Trace, labeling: Labeling, solution: Solution, units: Units) -> None:
+        self._labeling = labeling
         self._solution = solution
         self._units = units
         self._constants = trace.constants
@@ -53,12 +53,12 @@ class RemovedValues:
         self._zeros: dict[fx.Node, Groups] = {}
         self.counted: dict[int, Groups] = {}
         """By the number of a call that adds up channels, the groups whose removed entries are not zero there."""
-        for number, node in enumerate(labelling.nodes):
+        for number, node in enumerate(labeling.nodes):
             self._zeros[node] = self._zeros_of(number, node)
             self._written(node)
 
     def _zeros_of(self, number: int, node: fx.Node) -> Groups:
-        own = self._groups(all_arrays(self._labelling.values[node]))
+        own = self._groups(all_arrays(self._labeling.values[node]))
         if node.op == "get_attr" and "tensor" not in node.meta:
             return self._all if _is_zero(self._constants[str(node.target)]) else NO_GROUP
         if node.op != "call_function":
@@ -77,7 +77,7 @@ class RemovedValues:
             return self._zeros.get(norm.weight, NO_GROUP) & (own if norm.bias is None else self._zeros[norm.bias])
         if known is not None and known.sums is not None:
             return self._of_sum(number, node, known.sums(*node.args, **node.kwargs))
-        if number in self._labelling.labels.facts.mixing:
+        if number in self._labeling.labels.facts.mixing:
             return NO_GROUP
         if is_pointwise(node.target):
             return frozenset(g for g in own if self._zero_at(node, g))
@@ -96,12 +96,12 @@ class RemovedValues:
 
     def _times(self, node: fx.Node) -> Counter[int]:
         """By group, how many dimensions, or products of them, it is along."""
-        return Counter(group for array in self._labelling.tensor(node).arrays for group in self._of_array(array))
+        return Counter(group for array in self._labeling.tensor(node).arrays for group in self._of_array(array))
 
     def _zero_at(self, node: fx.Node, group: int) -> bool:
         operands: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), operands.append)
-        result = self._labelling.tensor(node)
+        result = self._labeling.tensor(node)
         places = [array.dims for array in result.arrays if group in self._of_array(array)]
         if len(places) < 2:
             return zero_at_zero(node, [group in self._zeros[x] for x in operands])
@@ -111,7 +111,7 @@ class RemovedValues:
 
     def _zero_along(self, node: fx.Node, group: int, place: Dims, rank: int) -> bool:
         """Is an operand zero where units of a group are removed along dimensions of a result of this rank alone?"""
-        value = self._labelling.tensor(node)
+        value = self._labeling.tensor(node)
         carried = [array.dims for array in value.arrays if group in self._of_array(array)]
         met = any(d + rank - value.ndim in place for dims in carried for d in dims)
         return group in self._zeros[node] and (met or not carried)
@@ -123,7 +123,7 @@ class RemovedValues:
         if has_trait(node.target, Trait.COMPARES):
             zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
         zeros -= self._filled_crosswise(node, factors)
-        over = NO_GROUP.union(*(self._groups_along(self._labelling.tensor(x), dims) for x, dims in factors))
+        over = NO_GROUP.union(*(self._groups_along(self._labeling.tensor(x), dims) for x, dims in factors))
         if over - zeros:
             self.counted[number] = over - zeros
         others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
@@ -140,7 +140,7 @@ class RemovedValues:
 
     def _labels_beside(self, node: fx.Node, summed: Iterable[int]) -> Groups:
         """The groups of the dimensions that are not summed over."""
-        value = self._labelling.tensor(node)
+        value = self._labeling.tensor(node)
         gone = {d % value.ndim for d in summed}
         return self._groups(value.touching(d for d in range(value.ndim) if d not in gone))
 
@@ -161,9 +161,9 @@ class RemovedValues:
         return not isinstance(value, float) or value == 0
 
     def _labels(self, node: fx.Node) -> Groups:
-        return self._groups(self._labelling.tensor(node).arrays)
+        return self._groups(self._labeling.tensor(node).arrays)
 
-    def _groups_along(self, value: LabelledTensor, dims: Iterable[int]) -> Groups:
+    def _groups_along(self, value: LabeledTensor, dims: Iterable[int]) -> Groups:
         """The groups whose units come and go along some dimensions. (A head is needed by all columns in it.)"""
         wanted = {d % value.ndim for d in dims}
         found = NO_GROUP
@@ -179,7 +179,7 @@ class RemovedValues:
         return NO_GROUP.union(*(self._of_array(array) for array in arrays))
 
     def _of_array(self, array: LabelArray) -> Groups:
-        key = id(array.ids)  # the labelling keeps all of them
+        key = id(array.ids)  # the labeling keeps all of them
         if key not in self._known:
             units = self._solution.expand(np.unique(self._solution.of[array.ids]))[0]
             self._known[key] = frozenset(np.unique(self._units.group_of[units]).tolist()) - {-1}

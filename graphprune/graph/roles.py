@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import KINDS, Solution
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask
@@ -24,29 +24,29 @@ class Roles:
     sum ties them), else ``mlp``: inner channels, which belong to one block.
     """
 
-    def __init__(self, labelling: Labelling, solution: Solution) -> None:
-        self._labelling = labelling
+    def __init__(self, labeling: Labeling, solution: Solution) -> None:
+        self._labeling = labeling
         self._solution = solution
 
     @cached_property
     def _counted(self) -> Mask:
-        counts = [value for table in self._labelling.counts.values() for value in table.values()]
-        return _units_of(self._labelling, self._solution, counts)
+        counts = [value for table in self._labeling.counts.values() for value in table.values()]
+        return _units_of(self._labeling, self._solution, counts)
 
     @cached_property
     def _summed(self) -> Mask:
-        return _units_of(self._labelling, self._solution, _summed(self._labelling))
+        return _units_of(self._labeling, self._solution, _summed(self._labeling))
 
     @cached_property
     def _nested(self) -> Mask:
-        return _with_repeats(self._labelling, self._solution)
+        return _with_repeats(self._labeling, self._solution)
 
     @cached_property
     def _scoring(self) -> Mask:
-        met, weighted = _multiplied(self._labelling)
+        met, weighted = _multiplied(self._labeling)
         if not met:
             return np.zeros(self._solution.count, bool)
-        return _units_of(self._labelling, self._solution, met) & ~_units_of(self._labelling, self._solution, weighted)
+        return _units_of(self._labeling, self._solution, met) & ~_units_of(self._labeling, self._solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
         """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""
@@ -63,11 +63,11 @@ class Roles:
         return kind == "cell" and bool(self._scoring[units].all())
 
 
-def _units_of(labelling: Labelling, solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+def _units_of(labeling: Labeling, solution: Solution, values: Sequence[LabeledTensor]) -> Mask:
     """Which units the entries of tensors need. [classes]"""
     found = np.zeros(solution.count, bool)
     arrays = {id(array.ids): array.ids for value in values for array in value.arrays}.values()
-    axes = [labelling.labels.axis_of_all(ids) for ids in arrays]
+    axes = [labeling.labels.axis_of_all(ids) for ids in arrays]
     items = [solution.items.of_axis(axis) for axis in {*axes} if axis is not None]
     if items:
         found[solution.items.classes(np.unique(solution.items.units(np.unique(np.concatenate(items)))[0]))] = True
@@ -83,36 +83,36 @@ def _without_repeats(ids: Ids) -> Ids:
     return found
 
 
-def _summed(labelling: Labelling) -> list[LabelledTensor]:
+def _summed(labeling: Labeling) -> list[LabeledTensor]:
     """The results of sums and differences of two activations (a bias is a parameter): both tie their channels."""
     found = []
-    for node in labelling.nodes:
+    for node in labeling.nodes:
         if node.op == "call_function" and has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
-            both = [labelling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
-            if len(both) == 2 and all(isinstance(v, LabelledTensor) and v.arrays and not v.movable for v in both):
-                found.append(labelling.values[node])
+            both = [labeling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
+            if len(both) == 2 and all(isinstance(v, LabeledTensor) and v.arrays and not v.movable for v in both):
+                found.append(labeling.values[node])
     return found
 
 
-def _multiplied(labelling: Labelling) -> tuple[list[LabelledTensor], list[LabelledTensor]]:
+def _multiplied(labeling: Labeling) -> tuple[list[LabeledTensor], list[LabeledTensor]]:
     """What products sum over: those of two activations, and those with a parameter."""
-    met: list[LabelledTensor] = []
-    weighted: list[LabelledTensor] = []
-    for node in labelling.nodes:
+    met: list[LabeledTensor] = []
+    weighted: list[LabeledTensor] = []
+    for node in labeling.nodes:
         known = rule_of(node.target) if node.op == "call_function" else None
         pairs = known.sums(*node.args, **node.kwargs) if known is not None and known.sums is not None else ()
         if len(pairs) != 2 or not all(isinstance(node.args[place], torch.fx.Node) for place, _ in pairs):
             continue
-        values = [labelling.values[node.args[place]] for place, _ in pairs]  # type: ignore[index]
+        values = [labeling.values[node.args[place]] for place, _ in pairs]  # type: ignore[index]
         found = met if all(value.arrays and not value.movable for value in values) else weighted
         found += [
-            LabelledTensor(value.shape, tuple(value.touching(dims)))
+            LabeledTensor(value.shape, tuple(value.touching(dims)))
             for value, (_, dims) in zip(values, pairs, strict=True)
         ]
     return met, weighted
 
 
-def _with_repeats(labelling: Labelling, solution: Solution) -> Mask:
+def _with_repeats(labeling: Labeling, solution: Solution) -> Mask:
     """Rows that are composed with repeats: key/value groups with several query heads each.
 
     Repeats that no parameter has are copies for each sample, such as those of learned queries.
@@ -122,7 +122,7 @@ def _with_repeats(labelling: Labelling, solution: Solution) -> Mask:
     if not repeat.any():
         return found
     parts = items.parts[items.parts[:, 0] >= 0]
-    named = np.array([axis.name is not None for axis in labelling.labels.axes], bool)
+    named = np.array([axis.name is not None for axis in labeling.labels.axes], bool)
     held = items.occurrences(np.where(named, 0, -1)).item
     for mine, other in ((0, 1), (1, 0)):
         repeats = repeat[parts[:, mine]] & np.isin(parts[:, mine], held)

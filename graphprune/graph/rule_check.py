@@ -1,6 +1,6 @@
 """The proof of a rule: pruning the inputs and running the operation is running it and pruning the results.
 
-Each labelled dimension of each tensor of a sample gets fresh labels, the rule relates them, a random choice of what is
+Each labeled dimension of each tensor of a sample gets fresh labels, the rule relates them, a random choice of what is
 removed is drawn, and the operation on slim inputs is compared with the slim part of the operation on dense inputs
 whose dead elements are zero. This *commuting square* is how the test suite proves every rule of graphprune, and how
 :func:`check_rule` proves one that was added from outside.
@@ -22,7 +22,7 @@ from graphprune.errors import RuleError
 from graphprune.graph.propagate import call_rule
 from graphprune.graph.size_model import living as living_entries
 from graphprune.graph.solve import Solution, solve
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, ParameterAxis
 from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, overload_of, rule_of
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
@@ -44,18 +44,18 @@ MEND_RULE = "mend the rule; for an operator of torch, report it with the model t
 
 @dataclass(frozen=True)
 class SampleLabels:
-    """One call of a rule on a sample: its labelled arguments and results, and the solved facts."""
+    """One call of a rule on a sample: its labeled arguments and results, and the solved facts."""
 
     args: Any
     kwargs: Any
-    outs: tuple[LabelledTensor, ...]
+    outs: tuple[LabeledTensor, ...]
     labels: Labels
-    counts: dict[str, LabelledTensor]
+    counts: dict[str, LabeledTensor]
     solution: Solution
     joint: bool
 
-    def tensors(self) -> list[LabelledTensor]:
-        return [*flatten(self.args, LabelledTensor), *flatten(self.kwargs, LabelledTensor)]
+    def tensors(self) -> list[LabeledTensor]:
+        return [*flatten(self.args, LabeledTensor), *flatten(self.kwargs, LabeledTensor)]
 
     @property
     def mixes_channels(self) -> bool:
@@ -103,22 +103,22 @@ def joint(seed: int) -> bool:
     return seed % 3 == 2
 
 
-def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor:
-    """Fresh labels of every labelled dimension, or of two of them together."""
+def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabeledTensor:
+    """Fresh labels of every labeled dimension, or of two of them together."""
     shape = tuple(placeholder.shape)
     if isinstance(placeholder, Tensor):
-        return LabelledTensor(shape, boolean=placeholder.dtype == torch.bool)
-    wanted = range(len(shape)) if placeholder.labelled is None else placeholder.labelled
+        return LabeledTensor(shape, boolean=placeholder.dtype == torch.bool)
+    wanted = range(len(shape)) if placeholder.labeled is None else placeholder.labeled
     dims = [d for d in wanted if shape[d] > 1]
     mask = placeholder.kind in ("bool", "rows")
     if joint(seed) and len(dims) > 1:
         i, j = dims[seed % (len(dims) - 1) :][:2]
         ids = labels.fresh(shape, (i, j), "channel", ParameterAxis("x", i))
         labels.rectangle(ids.reshape(shape[i], -1))
-        return LabelledTensor(shape, (LabelArray(ids),), boolean=mask)
+        return LabeledTensor(shape, (LabelArray(ids),), boolean=mask)
     arrays = [LabelArray(labels.fresh(shape, [d], "channel", ParameterAxis("x", d))) for d in dims]
     repeats = frozenset([len(shape) - 1] if placeholder.kind == "rows" else [])
-    return LabelledTensor(shape, tuple(arrays), seed % 2 == 0, mask, repeats)
+    return LabeledTensor(shape, tuple(arrays), seed % 2 == 0, mask, repeats)
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
@@ -136,7 +136,7 @@ def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], s
     shapes = tuple(tuple(out.shape) for out in dense)
     labels.node_index = 0
     result, counts = call_rule(op, args, kwargs, labels, shapes, used=one.used, function=entry.function)
-    outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
+    outs = (result,) if isinstance(result, LabeledTensor) else tuple(result)
     if tuple(out.shape for out in outs) != shapes:
         raise RuleCheckError(
             f"{op}: its rule says shapes {_shapes(out.shape for out in outs)} of a call that gives {_shapes(shapes)}",
@@ -151,7 +151,7 @@ def _shapes(shapes: Iterable[Sequence[int]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes)
 
 
-def living_mask(x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
+def living_mask(x: LabeledTensor, solution: Solution, alive: Mask) -> Tensor:
     """Which elements live, in the full shape."""
     living = np.ones(x.shape, bool)
     for array in x.arrays:
@@ -266,12 +266,12 @@ def resized(entry: Rule, found: SampleLabels, alive: Mask, slim_args: Any) -> An
         for k, x in found.counts.items()
     }
     args = entry.resize(Slim(outs, position, counts), (first, *slim_args[1:]))
-    return (slim_args[0], *args[1:]) if isinstance(first, LabelledTensor) else args
+    return (slim_args[0], *args[1:]) if isinstance(first, LabeledTensor) else args
 
 
 def dense_side(op: Any, entry: Rule, found: SampleLabels, alive: Mask, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """The operation on dense tensors; what takes statistics over channels takes them over the living."""
-    living = living_mask(found.args[0], found.solution, alive) if isinstance(found.args[0], LabelledTensor) else None
+    living = living_mask(found.args[0], found.solution, alive) if isinstance(found.args[0], LabeledTensor) else None
     if not found.mixes_channels or living is None or living.all():
         return run_operation(in_any_type(op), args, kwargs)
     if entry.masked is None:
@@ -325,7 +325,7 @@ def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
     )
 
 
-def _renumbered(numbers: Tensor, x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
+def _renumbered(numbers: Tensor, x: LabeledTensor, solution: Solution, alive: Mask) -> Tensor:
     """Numbers of entries as they are once the dead entries are gone."""
     if x.indexed is None:
         return numbers

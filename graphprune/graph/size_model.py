@@ -11,9 +11,9 @@ from torch import fx
 
 from graphprune.graph.item_pieces import needed_units
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabeledTensor
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 
 
@@ -33,8 +33,8 @@ def merged_needs(outer: Ids, inner: Ids, rows: int, columns: int) -> Ids:
 class SizeModel:
     """Sizes of traced tensors as functions of which of the ``selectable`` units live."""
 
-    def __init__(self, labelling: Labelling, solution: Solution, selectable: Mask) -> None:
-        self.labelling = labelling
+    def __init__(self, labeling: Labeling, solution: Solution, selectable: Mask) -> None:
+        self.labeling = labeling
         self.solution = solution
         self.selectable = selectable
         self._expressions: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
@@ -43,38 +43,38 @@ class SizeModel:
         self._of_classes: dict[tuple[object, ...], tuple[Ids, Ids]] = {}
         self._of_needed: dict[tuple[int, ...], LinearExpression] = {}
 
-    def labelled(self, node: fx.Node, dim: int | str) -> bool:
+    def labeled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         return bool(found and found[0].touching([found[1]]))
 
     def dense(self, node: fx.Node, dim: int | str) -> int:
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         return found[0].shape[found[1]] if found else int(node.meta["shape"][dim])
 
     def count(self, alive: Mask, node: fx.Node, dim: int | str, stop: int | None = None) -> int:
         """The number of living entries (before ``stop``) when the classes ``alive`` live."""
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         if not found:
             return self.dense(node, dim) if stop is None else stop
         return self.count_in(alive, *found, stop)
 
-    def count_in(self, alive: Mask, value: LabelledTensor, dim: int, stop: int | None = None) -> int:
-        """The number of living entries (before ``stop``) of one dimension of a labelled tensor."""
+    def count_in(self, alive: Mask, value: LabeledTensor, dim: int, stop: int | None = None) -> int:
+        """The number of living entries (before ``stop``) of one dimension of a labeled tensor."""
         if not value.touching([dim]):
             return value.shape[dim] if stop is None else stop
         return int(np.count_nonzero(living(self.solution, alive, value, dim)[:stop]))
 
     def units_behind(self, node: fx.Node, dim: int | str) -> Ids:
         """All units on which the size of a dimension may depend."""
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         arrays = found[0].touching([found[1]]) if found else []
         classes = [self.solution.of[array.ids.ravel()] for array in arrays]
         return np.unique(self.solution.expand(np.concatenate([np.zeros(0, np.int64), *classes]))[0])
 
     def needs(self, node: fx.Node, dim: int | str) -> Ids | None:
         """The units that each entry of a dimension needs, [2, n]; None where it also depends on other dimensions."""
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         arrays = found[0].touching([found[1]]) if found else []
         if any(len(array.dims) > 1 for array in arrays):
             return None
@@ -91,7 +91,7 @@ class SizeModel:
         return self._expressions[key]
 
     def _expression_of(self, node: fx.Node, dim: int | str, stop: int | None) -> LinearExpression:
-        found = self.labelling.dimension(node, dim)
+        found = self.labeling.dimension(node, dim)
         length = min(self.dense(node, dim), stop if stop is not None else 1 << 62)
         arrays = found[0].touching([found[1]]) if found else []
         place = found[1] if found else 0
@@ -130,7 +130,7 @@ class SizeModel:
 
     def _line(self, ids: Ids, size: int) -> LinearExpression | None:
         """The size of a dimension with one label a place, all labels of an axis; None: they need several units each."""
-        items, axis = self.solution.items, self.labelling.labels.axis_of_all(ids)
+        items, axis = self.solution.items, self.labeling.labels.axis_of_all(ids)
         pieces = items.of_axis(axis) if axis is not None else None
         if pieces is None or (items.parts[pieces] >= 0).any():
             return None
@@ -217,7 +217,7 @@ def slot_classes(solution: Solution, ids: Ids, dim: int) -> Ids:
     return solution.of[ids[outer].reshape(ids.shape[dim], -1)]
 
 
-def living(solution: Solution, alive: Mask, value: LabelledTensor, dim: int) -> Mask:
+def living(solution: Solution, alive: Mask, value: LabeledTensor, dim: int) -> Mask:
     """Which entries of ``dim`` have any living element, in the outer row that has most of them.
 
     Rows are equally long where they live at all, but need not keep the same entries.

@@ -1,4 +1,4 @@
-"""Draw the conclusions from labelled facts: which labels are one, which are fixed, which consist of others.
+"""Draw the conclusions from labeled facts: which labels are one, which are fixed, which consist of others.
 
 Everything is whole-array work on runs of labels (:mod:`graphprune.graph.label_runs`): unions are one call of
 ``connected_components``, and the rest are gathers. Labels that live and die together form a *class*. A class is fixed

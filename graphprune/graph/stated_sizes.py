@@ -46,7 +46,7 @@ def fix_stated_sizes(model: nn.Module, trace: Trace, units: Units) -> bool:
         return False
     read = {attribute.path for expr in trace.sizes.expressions() for attribute in attributes_of(expr)}
     known = [stated for stated in statements if stated.place not in read]
-    labels, found = units.labelling.labels, False
+    labels, found = units.labeling.labels, False
     for group in units.groups:
         for stated in known:
             if group.units == stated.value and all(stated.holds(axis.parameter) for axis in group.axes):

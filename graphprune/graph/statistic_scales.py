@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask
@@ -54,12 +54,12 @@ class StatisticScales:
 
     Args:
         nodes: of the trace, in the order of execution.
-        labelling: the labels of their results.
+        labeling: the labels of their results.
         solution: what follows from these.
     """
 
-    def __init__(self, nodes: Sequence[fx.Node], labelling: Labelling, solution: Solution) -> None:
-        self._labelling = labelling
+    def __init__(self, nodes: Sequence[fx.Node], labeling: Labeling, solution: Solution) -> None:
+        self._labeling = labeling
         self._solution = solution
         self._pure: dict[fx.Node, StatisticSet] = {}
         self._normalized: dict[fx.Node, StatisticSet] = {}
@@ -103,7 +103,7 @@ class StatisticScales:
         if not has_trait(call.target, Trait.STATISTIC) or (call is node and "shapes" in node.meta):
             return None
         found = Statistic(call.args[0], node, rooted=call.target.overloadpacket not in _SUMS)
-        source, result = self._labelling.tensor(found.source), self._labelling.tensor(node)
+        source, result = self._labeling.tensor(found.source), self._labeling.tensor(node)
         gone = {array.ids.tobytes() for array in source.arrays} - {array.ids.tobytes() for array in result.arrays}
         return found if gone else None
 
@@ -119,7 +119,7 @@ class StatisticScales:
     def units(self, module: str) -> Ids:
         """The units that the statistics which a module scales are taken over."""
         statistics = [s for node, found in self.of.items() if node.meta["module"] == module for s in found]
-        arrays = [array.ids.ravel() for s in statistics for array in self._labelling.tensor(s.source).arrays]
+        arrays = [array.ids.ravel() for s in statistics for array in self._labeling.tensor(s.source).arrays]
         classes = self._solution.of[np.concatenate([np.zeros(0, np.int64), *arrays])]
         return np.unique(self._solution.expand(classes)[0])
 
@@ -138,7 +138,7 @@ class StatisticScales:
 
     def _counts(self, statistic: Statistic, alive: Mask) -> tuple[int, int]:
         """How many entries every value of a statistic is taken over, in the original and in the slim model."""
-        source, result = self._labelling.tensor(statistic.source), self._labelling.tensor(statistic.result)
+        source, result = self._labeling.tensor(statistic.source), self._labeling.tensor(statistic.result)
         dense = prod(source.shape) // max(prod(result.shape), 1)
         return dense, living_entries(self._solution, source, alive) // max(
             living_entries(self._solution, result, alive), 1
@@ -159,8 +159,8 @@ def factor_of(node: Any) -> Any:
     return number if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 
-def entries_key(value: LabelledTensor) -> Hashable:
-    """Equal for labelled tensors that have the same entries, in whatever order their dimensions stand."""
+def entries_key(value: LabeledTensor) -> Hashable:
+    """Equal for labeled tensors that have the same entries, in whatever order their dimensions stand."""
     arrays = sorted(
         (ids.__array_interface__["data"][0], ids.shape, ids.strides) for ids in (a.ids for a in value.arrays)
     )
@@ -171,8 +171,8 @@ def entries_key(value: LabelledTensor) -> Hashable:
     return prod(value.shape), tuple(address for address, _, _ in arrays), tuple(sorted(filter(None, dims)))
 
 
-def living_entries(solution: Solution, value: LabelledTensor, alive: Mask) -> int:
-    """The number of entries of a labelled tensor that live."""
+def living_entries(solution: Solution, value: LabeledTensor, alive: Mask) -> int:
+    """The number of entries of a labeled tensor that live."""
     mask = np.ones((1,) * value.ndim, bool)
     for array in value.arrays:
         mask = mask & alive[solution.of[array.ids]]

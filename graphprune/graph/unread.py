@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, all_arrays, operands_of
 from graphprune.rules.registry import matmul_views
 from graphprune.tracing.outside_tensors import written_bases
 from graphprune.tracing.sizes import Expr, dims_of
@@ -37,7 +37,7 @@ def fix_cut_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any])
     constant = _made_of_weights(trace) if found else set()
     for use in found:
         value = values.get(use.node)
-        if use.node in constant and isinstance(value, LabelledTensor) and isinstance(use.dim, int):
+        if use.node in constant and isinstance(value, LabeledTensor) and isinstance(use.dim, int):
             labels.node_index = trace.node_index(use.node)
             labels.fix(value.touching([use.dim]), f"{CUT} {use.expr}", use.line)
 
@@ -45,7 +45,7 @@ def fix_cut_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any])
 def is_of_inputs(expr: Expr, values: Mapping[fx.Node, Any]) -> bool:
     """Is a size one that other inputs may have otherwise, such as their length? Channels have labels."""
     plain = (dim for dim in dims_of(expr) if dim.node.op != "get_attr")
-    return any(not isinstance(v := values.get(d.node), LabelledTensor) or not v.touching([d.dim]) for d in plain)
+    return any(not isinstance(v := values.get(d.node), LabeledTensor) or not v.touching([d.dim]) for d in plain)
 
 
 def _made_of_weights(trace: Trace) -> set[fx.Node]:
@@ -94,7 +94,7 @@ def fix_written_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mappin
     """Fix the dimensions of parameters and buffers along which the traced run writes to some entries, not to all."""
     pairs = ((index, *pair) for index, node in enumerate(nodes) for pair in written_bases(node))
     for node_index, written, base in pairs:
-        if base.op == "get_attr" and base is not written and isinstance(values[base], LabelledTensor):
+        if base.op == "get_attr" and base is not written and isinstance(values[base], LabeledTensor):
             known = [array.ids.ravel() for array in all_arrays(values[written])]
             reached = np.concatenate([np.zeros(0, np.int64), *known])
             held = [array for array in values[base].arrays if not np.isin(array.ids, reached).all()]
@@ -108,7 +108,7 @@ def fix_unread_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping
     left = [
         (node_index, array)
         for node_index, node in enumerate(nodes)
-        if node.op == "get_attr" and isinstance(value := values[node], LabelledTensor)
+        if node.op == "get_attr" and isinstance(value := values[node], LabeledTensor)
         for array in value.arrays
         if labels.axis_of_all(array.ids) not in whole
     ]

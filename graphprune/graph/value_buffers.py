@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import is_mutable
@@ -39,7 +39,7 @@ def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
 
     Args:
         node: the buffer, of truth values or integers.
-        values: the labelled tensors that were made before it.
+        values: the labeled tensors that were made before it.
     """
     wide = len(node.meta["shape"]) - (node.meta["dtype"] is not torch.bool)
     met = list(_meetings(node, values)) if wide > 0 else []
@@ -81,7 +81,7 @@ def _is_floating(node: fx.Node) -> bool:
 def _touches(node: fx.Node, other: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Has a tensor labels in a dimension in which the buffer is wide? One that was not made yet may."""
     value = values.get(other)
-    if not isinstance(value, LabelledTensor):
+    if not isinstance(value, LabeledTensor):
         return True
     shape = node.meta["shape"]
     wide = [d - len(shape) for d, size in enumerate(shape) if size > 1]

@@ -86,7 +86,7 @@ def fpgm(group: Group, context: Context) -> Tensor:
 
 def _output_axes(group: Group, context: Context) -> list[ParameterAxis]:
     """The parameter axes that have the group's channels as outputs."""
-    consumed = context.once("consumed", lambda: consumed_axes(context.units.labelling))
+    consumed = context.once("consumed", lambda: consumed_axes(context.units.labeling))
     known = (axis for axis in group.axes if axis.parameter in context.tensors)
     rank = {axis: context.tensors[axis.parameter].ndim for axis in known}
     outputs = [axis for axis in rank if axis not in consumed] or list(rank)
@@ -106,7 +106,7 @@ def bn_scale(group: Group, context: Context) -> Tensor:
     Raises:
         InputError: no group of the model has a normalization.
     """
-    axes = context.once("scales", lambda: scale_axes(context.units.labelling))
+    axes = context.once("scales", lambda: scale_axes(context.units.labeling))
     if not any(context.has_axis(g, axes) for g in context.units.groups):
         raise InputError(
             "importance: 'bn_scale' reads the factors of normalizations, and none goes with any group",

@@ -239,11 +239,11 @@ class Explainer:
 
     @cached_property
     def _consumed(self) -> frozenset[ParameterAxis]:
-        return consumed_axes(self.graph.labelling)
+        return consumed_axes(self.graph.labeling)
 
     @cached_property
     def _operators(self) -> Mapping[str, Any]:
-        return {operation_name(node): node.target for node in self.graph.labelling.nodes}
+        return {operation_name(node): node.target for node in self.graph.labeling.nodes}
 
     @cached_property
     def _candidates(self) -> Any:

@@ -24,7 +24,7 @@ from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.living import all_living
 from graphprune.inspection.wording import describe_place, shorten_paths
 from graphprune.pruning.plan import Plan
-from graphprune.rules.labels import LabelledTensor, ParameterAxis
+from graphprune.rules.labels import LabeledTensor, ParameterAxis
 from graphprune.rules.registry import macs_of
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import check_type
@@ -71,7 +71,7 @@ class ExplorerFiles:
 
     def __init__(self, graph: Analysis, plan: Plan | None) -> None:
         self.graph, self.plan = graph, plan
-        self.nodes = graph.labelling.nodes[: graph.trace.evaluated]
+        self.nodes = graph.labeling.nodes[: graph.trace.evaluated]
         self.skipped = plan.skipped if plan else ()
         self._alive = graph.alive(plan.removed if plan else {})
         self._left = set(graph.nodes_without(self.skipped))
@@ -165,11 +165,11 @@ class ExplorerFiles:
     def _number_dimensions(self) -> None:
         """Give every dimension of every tensor its number in the table of sizes."""
         dimensions = Dimensions(self.graph.size_model())
-        values = self.graph.labelling.values
+        values = self.graph.labeling.values
         self._dims = {
             node: [dimensions.number(node, d) for d in range(len(node.meta["shape"]))]
             for node in self.nodes
-            if "shape" in node.meta and isinstance(values.get(node), LabelledTensor)
+            if "shape" in node.meta and isinstance(values.get(node), LabeledTensor)
         }
         self._dims = {node: self._dims.get(node, []) for node in self.nodes}
         factors = {node: count(node) for node in self.nodes if (count := macs_of(node.target)) is not None}

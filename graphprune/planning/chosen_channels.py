@@ -218,8 +218,8 @@ class _Entries:
     @cached_property
     def _sides(self) -> tuple[list[ParameterAxis], ...]:
         """Axes of matrices that make channels, of those that read them, and of the scales of normalizations."""
-        shapes, labelling = self._graph.trace.shapes, self._graph.labelling
-        read, scales = consumed_axes(labelling), scale_axes(labelling)
+        shapes, labeling = self._graph.trace.shapes, self._graph.labeling
+        read, scales = consumed_axes(labeling), scale_axes(labeling)
         matrices = [axis for axis in self._axes if len(shapes[axis.parameter]) > 1]
         return [a for a in matrices if a not in read], [a for a in matrices if a in read], list(scales)
 
@@ -314,7 +314,7 @@ def _evened(graph: Analysis, going: Mask) -> Mask:
     changed = True
     while changed and going.any():
         changed = False
-        for ids, _ in graph.labelling.labels.facts.rectangles:
+        for ids, _ in graph.labeling.labels.facts.rectangles:
             released = _released(graph, going, graph.solution.of[ids])
             changed |= bool(going[released].any())
             going[released] = False

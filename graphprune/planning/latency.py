@@ -19,10 +19,10 @@ from torch import Tensor, fx
 
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.propagate import Labeling
 from graphprune.graph.size_model import SizeModel
 from graphprune.planning.kernel_table import KernelTable
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Slim, has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask, Scores
@@ -105,10 +105,10 @@ def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
 class LatencyModel:
     """What a traced model takes, as a function of what lives: the sum of its kernels."""
 
-    def __init__(self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], table: KernelTable) -> None:
+    def __init__(self, labeling: Labeling, units: Units, nodes: Sequence[fx.Node], table: KernelTable) -> None:
         self.table = table
-        self.labelling = labelling
-        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
+        self.labeling = labeling
+        self.dimensions = Dimensions(SizeModel(labeling, units.solution, units.solution.prunable))
         nodes = [n for n in nodes if _computes(n)]
         self._register(nodes)
         self._needs = self.dimensions.needs()
@@ -125,10 +125,10 @@ class LatencyModel:
             for tensor in (*_tensors(node), *([first] if first is not None else [])):
                 for dim in range(len(tensor.meta["shape"])):
                     self.dimensions.number(tensor, dim)
-            for value in self.labelling.counts.get(node, {}).values():
+            for value in self.labeling.counts.get(node, {}).values():
                 self._count_number(value)
 
-    def _count_number(self, value: LabelledTensor) -> int:
+    def _count_number(self, value: LabeledTensor) -> int:
         classes = [self.dimensions.sizes.solution.of[array.ids.ravel()] for array in value.arrays if array.dims]
         return self.dimensions.line(classes[0]) if classes else 0
 
@@ -138,7 +138,7 @@ class LatencyModel:
         first = _first_output(node)
         outs = (self._shape(first, places),) if first is not None else ()
         counts = {}
-        for name, value in self.labelling.counts.get(node, {}).items():
+        for name, value in self.labeling.counts.get(node, {}).items():
             counts[name] = self._size(self._count_number(value), value.shape[0], places)
         dims = tuple(self._first[key] for key in places)
         tied = bool(counts) or len(dims) > 2 or not self.dimensions.grids.isdisjoint(dims)

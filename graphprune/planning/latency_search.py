@@ -121,7 +121,7 @@ class _LatencySearch:
     def __init__(self, setup: PlanSetup, watch: Stopwatch, budget: Budget, dense: float, table: KernelTable) -> None:
         self.setup, self.watch, self.budget, self.dense, self.table = setup, watch, budget, dense, table
         graph = setup.graph
-        self.model = LatencyModel(graph.labelling, graph.units, graph.nodes_without(setup.skipped), table)
+        self.model = LatencyModel(graph.labeling, graph.units, graph.nodes_without(setup.skipped), table)
         everything = np.ones(graph.solution.count, bool)
         self.scale = dense / self.model.seconds(everything)
         self.seen = [(dense, dense)]

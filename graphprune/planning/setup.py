@@ -223,7 +223,7 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
     """One limit for each group: what the options ask, and what operations need."""
     limits = group_limits(graph.units.groups, options.overrides, options.role_ratios, options.limits, graph.model)
     solution, group_of = graph.solution, graph.units.group_of
-    facts = graph.labelling.labels.facts
+    facts = graph.labeling.labels.facts
     for ids, number, _ in facts.multiples:  # an operation runs on multiples of a number only
         for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
             if group >= 0:

@@ -25,7 +25,7 @@ from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import entries_key, living_entries
 from graphprune.planning.program_steps import Step, StepReader
 from graphprune.pruning.plan import Plan, slim_on_meta
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
@@ -76,7 +76,7 @@ class _Program(NamedTuple):
     outputs: list[Hashable]
     constants: list[Tensor]
     numbers: list[list[int | None] | int | None]
-    grids: list[LabelledTensor]
+    grids: list[LabeledTensor]
 
 
 _PROGRAMS: WeakKeyDictionary[Analysis, _Program] = WeakKeyDictionary()
@@ -110,7 +110,7 @@ class Translation:
         traced = self.graph.trace.replayed()
         reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
         steps = reader.read()
-        grids: dict[Hashable, tuple[int, LabelledTensor]] = {}
+        grids: dict[Hashable, tuple[int, LabeledTensor]] = {}
         branches = self.graph.branches if self._zeroed else ()
         idle = {node for branch in branches if branch.path in self._zeroed for node in branch.idle}
         idle |= self.graph.trace.unused
@@ -223,7 +223,7 @@ class Translation:
     def _size_difference(self, expected: Step, step: Step, alive: Mask) -> ProgramDifference | None:
         """The first size, count or place that is not what the operation's rule makes of it."""
         node = expected.node
-        if not isinstance(node, fx.Node) or not _is_labelled(self.graph.labelling.values.get(node)):
+        if not isinstance(node, fx.Node) or not _is_labeled(self.graph.labeling.values.get(node)):
             return None
         wanted = slim_arguments(self._sizes, alive, node, slim_shapes(self._sizes, alive, node))
         for place, value in step.sizes:
@@ -233,20 +233,20 @@ class Translation:
         return None
 
     def _dimension_numbers(
-        self, node: Any, grids: dict[Hashable, tuple[int, LabelledTensor]]
+        self, node: Any, grids: dict[Hashable, tuple[int, LabeledTensor]]
     ) -> list[int | None] | int | None:
         """The numbers of a result's dimensions; None where the size does not change, or nothing can be said.
 
         Of grids, which are added to ``grids``, the entries of the whole tensor are counted.
         """
-        value = self.graph.labelling.values.get(node)
-        if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
+        value = self.graph.labeling.values.get(node)
+        if not isinstance(value, LabeledTensor) or 0 in node.meta.get("shape", (0,)):
             return None
-        labelled = {d for array in value.arrays for d in array.dims}
+        labeled = {d for array in value.arrays for d in array.dims}
         wide = [array for array in value.arrays if len(array.dims) > 1]
-        if wide and any(is_grid(value, d) for d in labelled):
+        if wide and any(is_grid(value, d) for d in labeled):
             return grids.setdefault(entries_key(value), (len(grids), value))[0]
-        return [self._dimensions.number(node, d) if d in labelled else None for d in range(value.ndim)]
+        return [self._dimensions.number(node, d) if d in labeled else None for d in range(value.ndim)]
 
 
 def _recorded(slim: nn.Module, *run: Any) -> Replay:
@@ -277,8 +277,8 @@ def _shape_difference(expected: Step, step: Step, wanted: tuple[int, ...] | int 
     return None if same else ProgramDifference(text, _where(step))
 
 
-def _is_labelled(value: Any) -> bool:
-    return all(isinstance(one, LabelledTensor) for one in (value if isinstance(value, tuple) else (value,)))
+def _is_labeled(value: Any) -> bool:
+    return all(isinstance(one, LabeledTensor) for one in (value if isinstance(value, tuple) else (value,)))
 
 
 def _place(value: int | None, step: Step) -> int:

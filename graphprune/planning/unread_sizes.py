@@ -338,7 +338,7 @@ class _Evidence:
     def _channels(self, node: fx.Node, size: int) -> set[int]:
         """How many are left of the channels of a tensor, if it has ``size`` of them."""
         shape = node.meta.get("shape", ())
-        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.sizes.labelled(node, d))
+        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.sizes.labeled(node, d))
         return {self._sizes.count(node, d) for d in dims}
 
 

@@ -118,7 +118,7 @@ def _broken(
         if value < 0:
             use = constraints.attributes[path]
             yield sizes.sizes.units_behind(use.node, use.dim), f"the size {path} would be less than nothing"
-    for ids, number, _ in graph.labelling.labels.facts.choices:
+    for ids, number, _ in graph.labeling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
             yield graph.solution.expand(graph.solution.of[ids.ravel()])[0], f"{number} of them are chosen by value"
     yield from ((units, UNEVEN) for units in _uneven(graph, selection.alive))
@@ -173,7 +173,7 @@ def _units_behind(sizes: SizeModel, constraints: SizeConstraints, *exprs: Expr) 
 
 def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
     for use in graph.trace.sizes.uses:
-        if use.module not in graph.trace.replaceable and sizes.labelled(use.node, use.dim):
+        if use.module not in graph.trace.replaceable and sizes.labeled(use.node, use.dim):
             yield use
 
 
@@ -181,7 +181,7 @@ def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Vi
     """Find the order of the survivors; where there is none, name the units of the ragged rectangles."""
     rectangles = ragged(graph.rectangles.ragged(selection.alive), graph.solution, selection.alive)
     try:
-        selection.orders = orders_of(graph.labelling, sizes, selection.alive) if rectangles else {}
+        selection.orders = orders_of(graph.labeling, sizes, selection.alive) if rectangles else {}
     except Disorder as error:
         classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
         units = np.unique(graph.solution.expand(classes)[0])

@@ -202,7 +202,7 @@ class _Vocabulary:
 
     def _dead(self, graph: Analysis, gone: Ids) -> Mask:
         """The units that words that are gone stand for, in the tables and in the outputs. [classes]"""
-        values, nodes = graph.labelling.values, graph.trace.graph.nodes
+        values, nodes = graph.labeling.values, graph.trace.graph.nodes
         tables = [n for n in nodes if n.op == "get_attr" and n.meta.get("tensor") in self.tables]
         rows = [array for n in tables for array in values[n].arrays if array.dims == {0}]
         logits = [a for a in all_arrays([values[n] for n in graph.trace.outputs]) if a.ids.size == self.size]

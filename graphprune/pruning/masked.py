@@ -33,7 +33,7 @@ from graphprune.pruning.float64 import (
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, draw_of, values_read
 from graphprune.pruning.slim_factors import slim_factors
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.inputs import MethodCall
@@ -101,15 +101,15 @@ class Masks:
         self.draws: list[Draw] = []
         self._whole: dict[fx.Node, Tensor] = {}  # masks that take whole rows
 
-    def labels(self, node: fx.Node) -> LabelledTensor | None:
-        value = self.channels.labelling.values.get(self.channels.trace.original(node))
-        return value if isinstance(value, LabelledTensor) else None
+    def labels(self, node: fx.Node) -> LabeledTensor | None:
+        value = self.channels.labeling.values.get(self.channels.trace.original(node))
+        return value if isinstance(value, LabeledTensor) else None
 
     def of(self, node: fx.Node) -> Tensor | None:
         """The surviving elements, broadcasting to the tensor's shape; None: all."""
         return self._surviving(self.labels(node))
 
-    def _surviving(self, value: LabelledTensor | None) -> Tensor | None:
+    def _surviving(self, value: LabeledTensor | None) -> Tensor | None:
         found = None
         for array in value.arrays if value is not None else ():
             here = self.alive[self.channels.solution.of[array.ids]]
@@ -156,13 +156,13 @@ class Masks:
             return
         read: list[fx.Node] = []
         fx.node.map_arg(values_read(node.target, node.args, node.kwargs), read.append)
-        values = self.channels.labelling.values
+        values = self.channels.labeling.values
         drawn = values.get(node)
         labels = [*map(values.get, read), *(drawn if isinstance(drawn, tuple | list) else (drawn,))]
 
         def survivors(number: int, tensor: Tensor) -> Tensor:
             value = labels[number] if number < len(labels) else None
-            mask = self._surviving(value) if isinstance(value, LabelledTensor) else None
+            mask = self._surviving(value) if isinstance(value, LabeledTensor) else None
             return tensor.flatten() if mask is None else tensor[mask.expand(tensor.shape)]
 
         self.draws.append(draw_of(node.target, args, kwargs, out, survivors))
@@ -181,7 +181,7 @@ class Masks:
         node_index = self.channels.trace.node_index(node)
         if not node.users:  # such as the mean of an attention's weights that nobody asked for
             return None
-        text = self.channels.labelling.labels.facts.mixing.get(node_index)
+        text = self.channels.labeling.labels.facts.mixing.get(node_index)
         self._note_count(node, node_index)
         rule = rule_of(node.target)
         mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
@@ -193,7 +193,7 @@ class Masks:
 
     def _mixed(self, node_index: int) -> bool:
         """Is something gone of what an operation mixes, as far as that is known?"""
-        known = self.channels.labelling.labels.facts.mixed[node_index]
+        known = self.channels.labeling.labels.facts.mixed[node_index]
         return not known or not all(self.alive[self.channels.solution.of[ids]].all() for ids in known)
 
     def _note_count(self, node: fx.Node, node_index: int) -> None:
@@ -280,13 +280,13 @@ def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -
 
 def surviving_entries(graph: Analysis, plan: Plan, outputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of the masked original without the entries that a plan removes: words of a vocabulary."""
-    if graph.labelling.labels.vocabulary is None:
+    if graph.labeling.labels.vocabulary is None:
         return list(outputs)  # the others keep every entry
     alive = living_classes(graph, plan)
     nodes = graph.trace.outputs[: graph.trace.results]
     found = []
     for node, out in zip(nodes, outputs, strict=True):
-        for array in graph.labelling.values[node].arrays:
+        for array in graph.labeling.values[node].arrays:
             kept = alive[graph.solution.of[array.ids]]
             if not kept.all():  # they vary along one dimension, as those of words do
                 (dim,) = array.dims
@@ -340,7 +340,7 @@ def _alike(known: fx.Node, node: fx.Node) -> bool:
     return known.op == node.op and known.target == node.target
 
 
-def _fits(labels: LabelledTensor | None, shape: torch.Size) -> bool:
+def _fits(labels: LabeledTensor | None, shape: torch.Size) -> bool:
     """Do the labels still belong to the tensor? Where there are none, a dimension may have become longer."""
     for array in labels.arrays if labels is not None else ():
         sizes = array.ids.shape

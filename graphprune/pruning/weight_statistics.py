@@ -96,7 +96,7 @@ class _Read:
     def _classes(self, node: fx.Node) -> Mask:
         """Of every class of labels, whether a tensor has it."""
         found = np.zeros_like(self.classes)
-        for array in all_arrays(self._graph.labelling.values[node]):
+        for array in all_arrays(self._graph.labeling.values[node]):
             found[self._graph.solution.of[array.ids]] = True
         return found
 
@@ -123,7 +123,7 @@ def _values(graph: Analysis, masks: Masks, nodes: Collection[fx.Node]) -> dict[f
 def _differing(masks: Masks, slim: Mapping[fx.Node, Any], dense: Mapping[fx.Node, Any]) -> Iterator[str]:
     """The operations whose results differ where their operands are alike; those are left out that are named anyway."""
     differ: set[fx.Node] = set()
-    named = masks.channels.labelling.labels.facts.mixing
+    named = masks.channels.labeling.labels.facts.mixing
     for node, value in slim.items():
         if not isinstance(value, Tensor) or _same(masks.of(node), value, dense[node]):
             continue

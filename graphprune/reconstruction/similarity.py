@@ -98,9 +98,9 @@ class SimilarityModel:
     def __init__(self, graph: Analysis) -> None:
         self.units = graph.units
         self.tensors = dict(named_tensors(graph.model))
-        self.labelling = graph.labelling
-        nodes = graph.labelling.nodes[: graph.trace.evaluated]
-        self._table = AxisTable(graph.labelling.labels.axes)
+        self.labeling = graph.labeling
+        nodes = graph.labeling.nodes[: graph.trace.evaluated]
+        self._table = AxisTable(graph.labeling.labels.axes)
         self._names: dict[fx.Node, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()
         self._refusals = _Refusals()
@@ -126,7 +126,7 @@ class SimilarityModel:
         ended = self._groups(node.all_input_nodes) - self._groups([node]) - allowed
         if ended and node.target is not operator.getitem and not _is_view(node):
             self._refusals.add(ended, f"{short_name(node.target)} reads it without a weight of its own")
-        if node_index in self.labelling.labels.facts.mixing:
+        if node_index in self.labeling.labels.facts.mixing:
             self._refusals.add(self._groups([*node.all_input_nodes, node]), f"{short_name(node.target)} mixes channels")
         return call
 
@@ -135,7 +135,7 @@ class SimilarityModel:
         if matmul is None:
             return None
         weight: Any = node.args[matmul.weight]
-        owners = matmul.owners(self.labelling.values[weight], node.args, self._table)
+        owners = matmul.owners(self.labeling.values[weight], node.args, self._table)
         contracted = [self._table.names(ids) for ids in owners.contracted] if owners and owners.blocks == 1 else []
         bias: Any = node.args[matmul.bias] if matmul.intercept(node.args) else None  # type: ignore[index]
         return _Call(
@@ -156,7 +156,7 @@ class SimilarityModel:
 
     def _groups(self, nodes: Iterable[Any]) -> frozenset[int]:
         """The groups whose channels occur in the tensors of nodes."""
-        arrays = all_arrays([self.labelling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
+        arrays = all_arrays([self.labeling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
         ids = [array.ids.ravel() for array in arrays]
         return self._groups_of(self.units.solution.of[np.concatenate(ids)]) if ids else frozenset()
 

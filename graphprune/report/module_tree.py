@@ -100,7 +100,7 @@ def _first_runs(graph: Analysis, tensors: Mapping[str, Tensor]) -> dict[str, flo
             found[path] = min(when, found.get(path, when))
             path = path.rpartition(".")[0]
 
-    for when, node in enumerate(graph.labelling.nodes):
+    for when, node in enumerate(graph.labeling.nodes):
         note(node.meta.get("module", ""), when)
         if "tensor" in node.meta:
             note(node.meta["tensor"].rpartition(".")[0], when)

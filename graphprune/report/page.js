@@ -568,7 +568,7 @@ function tableCard(id, title, help, columns, rows, { search = null, key = null, 
   if (sorted) sortBy(columns.find((column) => column.name === sorted), "descending");
   const table = make("table", { id: `${id}-table` }, make("thead", {}, make("tr", {}, ...heads)), body);
   const scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${title}` }, table);
-  return make("section", { class: "card", id, "aria-labelledby": `${id}-title` },
+  return make("section", { class: "card", id, "aria-labeledby": `${id}-title` },
     make("div", { class: "title" }, make("h2", { id: `${id}-title` }, title), search ? searchField(id, elements, search) : null),
     help ? make("p", { class: "help" }, help) : null, scroll);
 }
@@ -684,7 +684,7 @@ function latencyCard() {
 
 function verificationCard() {
   const { passed, text } = D.measured.verification;
-  return make("section", { class: "card", id: "verification", "aria-labelledby": "verification-title" },
+  return make("section", { class: "card", id: "verification", "aria-labeledby": "verification-title" },
     make("h2", { id: "verification-title" }, "Verification"),
     make("p", { class: passed ? "passed" : "failed" }, passed ? "✓ passed" : "✗ did not pass"),
     ...text.split("\n").map((line) => make("p", {}, line)));

@@ -73,11 +73,11 @@ class _Stop(Exception):
 
 def find_streams(graph: Analysis) -> tuple[list[Stream], list[Held]]:
     """The residual streams of a model that can be turned, and why the others cannot."""
-    constant = parameters_only(graph.labelling.nodes)
+    constant = parameters_only(graph.labeling.nodes)
     found: list[Stream] = []
     held: list[Held] = []
     seen: set[fx.Node] = set()
-    for node in graph.labelling.nodes:
+    for node in graph.labeling.nodes:
         if node not in seen and node not in constant and _joins(node, constant):
             search = _Search(node, constant, graph.trace.shapes)
             try:

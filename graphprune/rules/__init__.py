@@ -59,7 +59,7 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.ending import ended
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabeledTensor
 from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
 from graphprune.rules.matmul_view import left_factor, linear_rows, right_factor
 from graphprune.rules.movement import reshape
@@ -75,7 +75,7 @@ __all__ = [
     "RULES",
     "Call",
     "LabelArray",
-    "LabelledTensor",
+    "LabeledTensor",
     "Norm",
     "Sample",
     "Slim",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.ending import ended
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import (
     _mixing,
@@ -41,7 +41,7 @@ def filled(op: Callable[..., Any], value: float) -> Callable[..., Any]:
     return masked
 
 
-def _all_or_some(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
+def _all_or_some(call: Call, x: LabeledTensor, dims: Any = None, keepdim: bool = False) -> LabeledTensor:
     return reduced(call, x, [dims] if isinstance(dims, int) else dims, keepdim)
 
 
@@ -51,13 +51,13 @@ def _all_or_some(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool 
 @rule(aten.any.default, aten._is_any_true.default, samples=[sample(bools(3, 4))], sums=summed_dims)
 @rule(aten.any.dim, samples=[sample(bools(3, 4), 1), sample(bools(3, 4), 0, True)], sums=summed_dims)
 @rule(aten.any.dims, samples=[sample(bools(3, 4, 2), [1])], sums=summed_dims)
-def any_(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
+def any_(call: Call, x: LabeledTensor, dims: Any = None, keepdim: bool = False) -> LabeledTensor:
     return _all_or_some(call, x, dims, keepdim)
 
 
 @rule(aten.count_nonzero.default, samples=[sample(t(3, 4)), sample(t(3, 4), 1)], sums=summed_dims)
 @rule(aten.count_nonzero.dim_IntList, samples=[sample(t(3, 4, 2), [1, 2])], sums=summed_dims)
-def count_nonzero(call: Call, x: LabelledTensor, dims: Any = None) -> LabelledTensor:
+def count_nonzero(call: Call, x: LabeledTensor, dims: Any = None) -> LabeledTensor:
     return _all_or_some(call, x, dims)
 
 
@@ -67,13 +67,13 @@ def count_nonzero(call: Call, x: LabelledTensor, dims: Any = None) -> LabelledTe
     sums=lambda x, y, *_: [*summed_dims(x), (1, range(len(y.meta["shape"])))],
     traits=[Trait.COMPARES],
 )
-def dist(call: Call, x: LabelledTensor, y: LabelledTensor, order: float = 2) -> LabelledTensor:
+def dist(call: Call, x: LabeledTensor, y: LabeledTensor, order: float = 2) -> LabeledTensor:
     shape = tuple(np.broadcast_shapes(x.shape, y.shape))
-    difference = LabelledTensor(shape, tuple(align(call.labels, (x, y), shape)))
+    difference = LabeledTensor(shape, tuple(align(call.labels, (x, y), shape)))
     if order <= 0 or x.shape != y.shape:  # what one has lost, the other would be compared with zero there
         call.freeze((x, y), "compares what lives with zeros")
     reduce_dims(call.labels, difference, range(len(shape)))
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)
 
 
 # ---------------------------------------------------------------- what they would change
@@ -86,14 +86,14 @@ def dist(call: Call, x: LabelledTensor, y: LabelledTensor, order: float = 2) -> 
 @rule(aten.max.default, samples=[sample(t(3, 4))], masked=filled(aten.max.default, -INFINITY))
 @rule(aten.min.default, samples=[sample(t(3, 4))], masked=filled(aten.min.default, INFINITY))
 @rule(aten.logsumexp.default, samples=[sample(t(3, 4), [1])], masked=filled(aten.logsumexp.default, -INFINITY))
-def extreme(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
+def extreme(call: Call, x: LabeledTensor, dims: Any = None, keepdim: bool = False) -> LabeledTensor:
     _mixing(call, x, [dims] if isinstance(dims, int) else dims)
     return _all_or_some(call, x, dims, keepdim)
 
 
 @rule(aten.prod.default, samples=[sample(t(3, 4))], masked=filled(aten.prod.default, 1.0))
 @rule(aten.prod.dim_int, samples=[sample(t(3, 4), 1), sample(t(3, 4), 0, True)], masked=filled(aten.prod.dim_int, 1.0))
-def product(call: Call, x: LabelledTensor, dim: int | None = None, keepdim: bool = False, **_: Any) -> LabelledTensor:
+def product(call: Call, x: LabeledTensor, dim: int | None = None, keepdim: bool = False, **_: Any) -> LabeledTensor:
     return extreme(call, x, dim, keepdim)
 
 
@@ -105,8 +105,8 @@ def masked_extremes(alive: Tensor, x: Tensor, *, dim: int | None = None, keepdim
 
 @rule(aten.aminmax.default, samples=[sample(t(3, 4)), sample(t(3, 4), dim=1, keepdim=True)], masked=masked_extremes)
 def extremes(
-    call: Call, x: LabelledTensor, *, dim: int | None = None, keepdim: bool = False
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[LabeledTensor, LabeledTensor]:
     out = extreme(call, x, dim, keepdim)
     return out, out
 
@@ -124,7 +124,7 @@ def masked_deviation_and_mean(
 
 rule(
     aten.std.correction,
-    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
+    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labeled=[0]), [1, 2])],
     masked=masked_deviation,
     traits=[Trait.STATISTIC],
 )(variance)
@@ -141,7 +141,7 @@ rule(
 
 @rule(aten.cumprod.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.cumprod.default, 1.0))
 @rule(aten.logcumsumexp.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.logcumsumexp.default, -INFINITY))
-def running(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
+def running(call: Call, x: LabeledTensor, dim: int, **_: Any) -> LabeledTensor:
     """The dead are passed over; those behind keep their order."""
     tie(call.labels, x, [dim])
     _mixing(call, x, [dim])
@@ -151,12 +151,12 @@ def running(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor
 @rule(aten.cummax.default, aten.cummin.default, samples=[sample(t(3, 4, 2), 1)])
 @rule(aten.median.dim, aten.nanmedian.dim, aten.mode.default, samples=[sample(t(3, 5), 1), sample(t(3, 5), 0, True)])
 def with_positions(
-    call: Call, x: LabelledTensor, dim: int = -1, keepdim: bool = False
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, dim: int = -1, keepdim: bool = False
+) -> tuple[LabeledTensor, LabeledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""
     left = ended(call, x, [dim], "returns the number of a channel").arrays
     gone = len(call.out) < x.ndim
-    out = LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in left))
+    out = LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in left))
     return out, out
 
 
@@ -164,18 +164,18 @@ def with_positions(
 
 
 @rule(aten.diagonal.default, samples=[sample(t(2, 3, 3, 4), 0, 1, 2), sample(t(3, 3, 4), 1)])
-def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, second: int = 1) -> LabelledTensor:
+def diagonal(call: Call, x: LabeledTensor, offset: int = 0, first: int = 0, second: int = 1) -> LabeledTensor:
     """The two dimensions go, and their diagonal is the last one of the result."""
     pair = first % x.ndim, second % x.ndim
     left = ended(call, x, pair, "entries with equal numbers are taken").arrays
-    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(pair)[..., None]) for array in left))
+    return LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(pair)[..., None]) for array in left))
 
 
 @rule(
     aten.diag_embed.default,
     samples=[sample(t(4)), sample(t(2, 3, 4)), sample(t(2, 3, 4), 0, 0, -1), sample(t(2, 3, 4), 1)],
 )
-def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, second: int = -1) -> LabelledTensor:
+def diag_embed(call: Call, x: LabeledTensor, offset: int = 0, first: int = -2, second: int = -1) -> LabeledTensor:
     """The last dimension becomes the diagonal of two new ones: its entries have a row and a column each."""
     if offset or any({x.ndim - 1} < array.dims for array in x.arrays):
         x = ended(call, x, [-1], "laid on a diagonal by its number")
@@ -186,16 +186,16 @@ def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, 
         for some, to in zip(laid, places, strict=True)
         for array in some
     ]
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(arrays))
 
 
 @rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1]), sample(t(3, 4, 5))])
-def rot90(call: Call, x: LabelledTensor, times: int = 1, dims: Sequence[int] = (0, 1)) -> LabelledTensor:
-    return LabelledTensor(call.out, ended(call, x, dims, "turned as a plane").arrays)
+def rot90(call: Call, x: LabeledTensor, times: int = 1, dims: Sequence[int] = (0, 1)) -> LabeledTensor:
+    return LabeledTensor(call.out, ended(call, x, dims, "turned as a plane").arrays)
 
 
 @rule(aten.linalg_cross.default, samples=[sample(t(4, 3), t(4, 3)), sample(t(3, 4), t(3, 4), dim=0)])
-def cross(call: Call, x: LabelledTensor, y: LabelledTensor, *, dim: int = -1) -> LabelledTensor:
+def cross(call: Call, x: LabeledTensor, y: LabeledTensor, *, dim: int = -1) -> LabeledTensor:
     return elementwise(call, *(ended(call, v, [dim], "the three coordinates of a vector") for v in (x, y)))
 
 
@@ -203,9 +203,9 @@ def cross(call: Call, x: LabelledTensor, y: LabelledTensor, *, dim: int = -1) ->
 
 
 @rule(aten.log_sigmoid_forward.default, samples=[sample(t(3, 4))])
-def log_sigmoid(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, LabelledTensor]:
+def log_sigmoid(call: Call, x: LabeledTensor) -> tuple[LabeledTensor, LabeledTensor]:
     rest = call.outs[1]
-    return x, LabelledTensor(rest, x.arrays if rest == x.shape else ())
+    return x, LabeledTensor(rest, x.arrays if rest == x.shape else ())
 
 
 @rule(
@@ -213,17 +213,17 @@ def log_sigmoid(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, Labelled
     aten.rrelu_with_noise_.default,
     samples=[sample(t(3, 4), t(3, 4), 0.1, 0.3, False)],
 )
-def rrelu(call: Call, x: LabelledTensor, noise: LabelledTensor, *_: Any) -> LabelledTensor:
+def rrelu(call: Call, x: LabeledTensor, noise: LabeledTensor, *_: Any) -> LabeledTensor:
     return elementwise(call, x, noise)
 
 
 @rule(aten.threshold_.default, samples=[sample(t(3, 4), 0.1, 2.0)], traits=[Trait.ENTRYWISE])
-def threshold_(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
+def threshold_(call: Call, x: LabeledTensor, *_: Any) -> LabeledTensor:
     return x
 
 
 @rule(aten.bucketize.Tensor, samples=[sample(t(3, 4), torch.tensor([-0.5, 0.5], dtype=torch.float64, device="cpu"))])
-def bucketize(call: Call, x: LabelledTensor, borders: LabelledTensor, **_: Any) -> LabelledTensor:
+def bucketize(call: Call, x: LabeledTensor, borders: LabeledTensor, **_: Any) -> LabeledTensor:
     """In which interval every entry lies."""
     call.freeze(borders, "the intervals are numbered")
     return x

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from graphprune.rules.labels import MEETS_NO_CHANNELS, LabelArray, LabelledTensor, Labels, varying
+from graphprune.rules.labels import MEETS_NO_CHANNELS, LabelArray, LabeledTensor, Labels, varying
 from graphprune.utils.arrays import Dims, Ids, Shape
 
 _NO_DIMS: Dims = frozenset()
@@ -20,7 +20,7 @@ def refined_by(arrays: Sequence[LabelArray], array: LabelArray, dims: Dims) -> b
     return array.cell and dims <= frozenset[int]().union(*rows)
 
 
-def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[LabelArray]:
+def reduce_dims(labels: Labels, x: LabeledTensor, dims: Iterable[int]) -> list[LabelArray]:
     """The label arrays that are left when ``dims`` are summed over, still with size 1 there."""
     gone = frozenset(d % x.ndim for d in dims) if x.ndim else frozenset()
     kept = []
@@ -35,7 +35,7 @@ def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[
     return kept
 
 
-def tie(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> None:
+def tie(labels: Labels, x: LabeledTensor, dims: Iterable[int]) -> None:
     """Entries along ``dims`` meet, each at the place of its column: every row of a grid keeps the same columns."""
     gone = frozenset(d % x.ndim for d in dims) if x.ndim else frozenset()
     for array in x.arrays:
@@ -89,11 +89,11 @@ def _left_of_grid(labels: Labels, array: LabelArray, gone: Dims) -> list[LabelAr
     return [*rows, LabelArray(columns, cell=bool(rows))]
 
 
-def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> list[LabelArray]:
+def align(labels: Labels, operands: Sequence[LabeledTensor], shape: Shape) -> list[LabelArray]:
     """The label arrays of an elementwise operation on broadcast ``operands``.
 
     Where two operands both have a real dimension, their elements there are the same channels. An operand that has a
-    dimension without labelling it cannot lose entries of it, nor can the others then. The result carries the labels of
+    dimension without labeling it cannot lose entries of it, nor can the others then. The result carries the labels of
     activations rather than those of parameters, so that a parameter can follow the order of its input.
     """
     rank = len(shape)
@@ -107,32 +107,32 @@ def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> l
 _is_movable = attrgetter("movable")
 
 
-def _padded(x: LabelledTensor, rank: int) -> LabelledTensor:
+def _padded(x: LabeledTensor, rank: int) -> LabeledTensor:
     missing = rank - x.ndim
     ones = (1,) * missing
     arrays = (array.at(array.ids.reshape(ones + array.ids.shape)) for array in x.arrays)
-    return LabelledTensor(ones + x.shape, tuple(arrays), x.movable)
+    return LabeledTensor(ones + x.shape, tuple(arrays), x.movable)
 
 
-def _align_pair(labels: Labels, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
+def _align_pair(labels: Labels, a: LabeledTensor, b: LabeledTensor) -> LabeledTensor:
     shape = tuple(map(max, a.shape, b.shape))
     if _same_layout(a, b):
         labels.unify(a.arrays[0].ids, b.arrays[0].ids)
-        return LabelledTensor(shape, a.arrays)
+        return LabeledTensor(shape, a.arrays)
     shared = varying(a.shape) & varying(b.shape)
     met_a, free_a = _meeting(labels, a, shared)
     met_b, free_b = _meeting(labels, b, shared)
     _fix_unmatched(labels, met_a, met_b, shared)
     met_a, met_b = _separate(labels, met_a, met_b)
-    return LabelledTensor(shape, (*_match(labels, met_a, met_b, shared), *free_a, *free_b))
+    return LabeledTensor(shape, (*_match(labels, met_a, met_b, shared), *free_a, *free_b))
 
 
-def _same_layout(a: LabelledTensor, b: LabelledTensor) -> bool:
+def _same_layout(a: LabeledTensor, b: LabeledTensor) -> bool:
     """The common case: one array each, over the same dimensions."""
     return len(a.arrays) == len(b.arrays) == 1 and a.arrays[0].ids.shape == b.arrays[0].ids.shape
 
 
-def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[LabelArray], list[LabelArray]]:
+def _meeting(labels: Labels, x: LabeledTensor, shared: Dims) -> tuple[list[LabelArray], list[LabelArray]]:
     """Label arrays that both operands must agree on, and those only this operand has.
 
     An array that varies over shared and unshared dimensions is refined; its outer dimensions become the rows.

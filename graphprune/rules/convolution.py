@@ -13,7 +13,7 @@ from graphprune.rules.alignment import align, outer_first, tied_along
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.ending import maps_over_space
 from graphprune.rules.im2col import Opened
-from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor, Labels
+from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabeledTensor, Labels
 from graphprune.rules.macs import convolution_macs
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners, SlidingKernel
 from graphprune.rules.movement import reshape
@@ -25,12 +25,12 @@ from graphprune.utils.operators import Args
 aten = torch.ops.aten
 
 
-def only(x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
+def only(x: LabeledTensor, dims: Iterable[int]) -> LabeledTensor:
     """The labels of ``x`` that vary within ``dims`` alone, with the other dimensions taken away."""
     kept = tuple(dims)
     gone, within = _others(kept, x.ndim)
     arrays = tuple([array.at(array.ids.squeeze(gone)) for array in x.arrays if array.dims <= within])
-    return LabelledTensor(tuple([x.shape[d] for d in kept]), arrays, x.movable)
+    return LabeledTensor(tuple([x.shape[d] for d in kept]), arrays, x.movable)
 
 
 @lru_cache(maxsize=64)
@@ -39,16 +39,16 @@ def _others(dims: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], Dims]:
     return tuple(d for d in range(rank) if d not in dims), frozenset(dims)
 
 
-def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTensor:
+def channels(call: Call, x: LabeledTensor, dim: int, text: str) -> LabeledTensor:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
     x = maps_over_space(call, x, [d for d in range(x.ndim) if d not in (0, dim)], text)
     mixed = tuple([array for array in x.arrays if array.dims == {0, dim}])
     if mixed:
-        call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
+        call.freeze(LabeledTensor(x.shape, mixed), "channels lie in the batch dimension too")
     return only(x, [dim])
 
 
-def beside(x: LabelledTensor, dim: int, rank: int) -> tuple[LabelArray, ...]:
+def beside(x: LabeledTensor, dim: int, rank: int) -> tuple[LabelArray, ...]:
     """The labels of a vector laid along ``dim`` of a tensor of ``rank``."""
     shape = _along(dim, rank)
     return tuple([array.at(array.ids.reshape(shape)) for array in x.arrays])
@@ -80,7 +80,7 @@ def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
     return found
 
 
-def _kernel_owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
+def _kernel_owners(weight: LabeledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
     """A kernel [outputs, channels of a group, ...], or [channels, outputs of a group, ...] if transposed."""
     transposed, groups = args[6], int(args[8])
     along = {d: [array for array in weight.arrays if d in array.dims] for d in (0, 1)}
@@ -112,18 +112,18 @@ def _open_result(y: Tensor, blocks: int) -> Tensor:
 @rule(
     aten.convolution.default,
     samples=[
-        sample(t(2, 6, 5, 5, labelled=[1]), t(4, 6, 3, 3), t(4), [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
-        sample(t(2, 6, 5, labelled=[1]), t(6, 1, 3), None, [1], [1], [1], False, [0], 6),
-        sample(t(2, 4, 5, labelled=[1]), t(8, 1, 3), t(8), [1], [1], [1], False, [0], 4),
-        sample(t(2, 6, 5, labelled=[1]), t(9, 2, 3), t(9), [1], [1], [1], False, [0], 3),
-        sample(t(3, 6, 5, labelled=[0, 1]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
-        sample(t(3, 6, 5, labelled=[0]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
+        sample(t(2, 6, 5, 5, labeled=[1]), t(4, 6, 3, 3), t(4), [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+        sample(t(2, 6, 5, labeled=[1]), t(6, 1, 3), None, [1], [1], [1], False, [0], 6),
+        sample(t(2, 4, 5, labeled=[1]), t(8, 1, 3), t(8), [1], [1], [1], False, [0], 4),
+        sample(t(2, 6, 5, labeled=[1]), t(9, 2, 3), t(9), [1], [1], [1], False, [0], 3),
+        sample(t(3, 6, 5, labeled=[0, 1]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
+        sample(t(3, 6, 5, labeled=[0]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
         sample(t(3, 6, 5), t(6, 2, 3), t(6), [1], [1], [1], False, [0], 3),
-        sample(t(2, 6, 5, labelled=[1]), t(6, 4, 3), t(4), [2], [1], [1], True, [0], 1),
-        sample(t(2, 6, 5, labelled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
+        sample(t(2, 6, 5, labeled=[1]), t(6, 4, 3), t(4), [2], [1], [1], True, [0], 1),
+        sample(t(2, 6, 5, labeled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
         sample(t(2, 3, 6), t(2, 3, 1), t(2), [1], [0], [1], False, [0], 1),
         sample(t(2, 1, 7), t(1, 1, 3), None, [1], [1], [1], False, [0], 1),
-        sample(t(2, 1, 4, 7, labelled=[3]), t(2, 1, 2, 5), t(2), [1, 1], [0, 4], [1, 2], False, [0, 0], 1),
+        sample(t(2, 1, 4, 7, labeled=[3]), t(2, 1, 2, 5), t(2), [1, 1], [0, 4], [1, 2], False, [0, 0], 1),
     ],
     resize=_groups,
     masked=masked_convolution,
@@ -133,36 +133,34 @@ def _open_result(y: Tensor, blocks: int) -> Tensor:
 )
 def convolution(
     call: Call,
-    x: LabelledTensor,
-    weight: LabelledTensor,
-    bias: LabelledTensor | None,
+    x: LabeledTensor,
+    weight: LabeledTensor,
+    bias: LabeledTensor | None,
     stride: Any,
     padding: Any,
     dilation: Any,
     transposed: bool,
     output_padding: Any,
     groups: int,
-) -> LabelledTensor:
+) -> LabeledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple([array for array in x.arrays if array not in passed])
-    x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), SPACE)
+    x = maps_over_space(call, LabeledTensor(x.shape, held), range(2, x.ndim), SPACE)
     x = rows_apart(call.labels, x)
     out = through_kernel(call, x, weight, transposed, groups)
     if bias is not None:
-        out = LabelledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
+        out = LabeledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
     batch = [array for array in x.arrays if array.dims == {0}]
-    return LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
+    return LabeledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
 
 
-def through_kernel(
-    call: Call, x: LabelledTensor, weight: LabelledTensor, transposed: bool, groups: int
-) -> LabelledTensor:
+def through_kernel(call: Call, x: LabeledTensor, weight: LabeledTensor, transposed: bool, groups: int) -> LabeledTensor:
     """The channels that a kernel makes of those of ``x``, as a vector."""
     vector, kernel = channels(call, x, 1, SPACE), _kernel(call, weight)
     return _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
 
 
-def rows_apart(labels: Labels, x: LabelledTensor) -> LabelledTensor:
+def rows_apart(labels: Labels, x: LabeledTensor) -> LabeledTensor:
     """Channels of which one vector says something (a kernel, a scale) are the same in every row of the batch.
 
     So whole rows go, and whole channels.
@@ -177,13 +175,13 @@ def rows_apart(labels: Labels, x: LabelledTensor) -> LabelledTensor:
             outer = frozenset(outer_first(array)[:1])
             row, cell = labels.refine(array, outer)
             arrays += [row, cell.at(tied_along(labels, cell.ids, outer))]
-    return LabelledTensor(x.shape, tuple(arrays), x.movable)
+    return LabeledTensor(x.shape, tuple(arrays), x.movable)
 
 
 def _along_space(
     call: Call,
-    x: LabelledTensor,
-    weight: LabelledTensor,
+    x: LabeledTensor,
+    weight: LabeledTensor,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
@@ -210,12 +208,12 @@ def _mix_neighbors(call: Call, arrays: Sequence[LabelArray]) -> None:
         call.labels.in_order(array.ids)
 
 
-def _kernel(call: Call, weight: LabelledTensor) -> LabelledTensor:
+def _kernel(call: Call, weight: LabeledTensor) -> LabeledTensor:
     call.labels.fix([array for array in weight.arrays if array.dims - {0, 1}], NOT_A_CHANNEL)
     return only(weight, [0, 1])
 
 
-def _forward(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: int) -> LabelledTensor:
+def _forward(call: Call, x: LabeledTensor, kernel: LabeledTensor, groups: int) -> LabeledTensor:
     """``x`` is [I], ``kernel`` [O, I / groups]."""
     if groups == 1:
         return contract(call.labels, placed(x, (1,), 2), kernel, [1])
@@ -225,7 +223,7 @@ def _forward(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: int)
     return _by_group(call, parts, reshape(labels, kernel, (groups, o // groups, i)), (o,))
 
 
-def _transposed(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: int) -> LabelledTensor:
+def _transposed(call: Call, x: LabeledTensor, kernel: LabeledTensor, groups: int) -> LabeledTensor:
     """``x`` is [I], ``kernel`` [I, O / groups]."""
     if groups == 1:
         return contract(call.labels, placed(x, (0,), 2), kernel, [0])
@@ -236,11 +234,11 @@ def _transposed(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: i
     return _by_group(call, parts, weight, (groups * o,))
 
 
-def _by_group(call: Call, x: LabelledTensor, weight: LabelledTensor, out: tuple[int]) -> LabelledTensor:
+def _by_group(call: Call, x: LabeledTensor, weight: LabeledTensor, out: tuple[int]) -> LabeledTensor:
     """``x`` is [groups, 1, i], ``weight`` [groups, o, i]; the result is [groups * o]."""
     product = contract(call.labels, x, weight, [2])
     rows = [array for array in product.arrays if array.dims == {0}]
-    call.count("groups", only(LabelledTensor(product.shape, tuple(rows)), [0]))
+    call.count("groups", only(LabeledTensor(product.shape, tuple(rows)), [0]))
     for array in product.arrays:
         if len(array.dims) == 2:
             call.labels.rectangle(array.ids)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import fractions, positive, sample, t
@@ -35,5 +35,5 @@ _RANDOM = (Trait.NO_VALUES,)
 @rule(aten.geometric_.default, samples=[sample(t(2, 6), 0.5)], traits=_RANDOM)
 @rule(aten.random_.to, aten.randint_like.default, samples=[sample(t(2, 6), 3)], traits=_RANDOM)
 @rule(getattr(aten.random_, "from"), aten.randint_like.low_dtype, samples=[sample(t(2, 6), 1, 3)], traits=_RANDOM)
-def draw(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
+def draw(call: Call, *args: Any, **kwargs: Any) -> LabeledTensor:
     return elementwise(call, *args, **kwargs)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from graphprune.rules.alignment import refined_by, tied_along
-from graphprune.rules.labels import LabelArray, LabelledTensor, varying
+from graphprune.rules.labels import LabelArray, LabeledTensor, varying
 from graphprune.rules.registry import Call
 from graphprune.utils.arrays import Dims
 
 
-def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
+def ended(call: Call, x: LabeledTensor, dims: Iterable[int], text: str) -> LabeledTensor:
     """``x`` with every entry of ``dims`` kept, and without labels there.
 
     Of an array that varies over other dimensions too, what is not in ``dims`` can still go: the rows of a grid, or
@@ -19,7 +19,7 @@ def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> Labe
     rank = x.ndim
     gone = frozenset([d % rank for d in dims])
     if not [array for array in x.arrays if not array.dims.isdisjoint(gone)]:
-        return LabelledTensor(x.shape, x.arrays, x.movable)
+        return LabeledTensor(x.shape, x.arrays, x.movable)
     kept, lost = [], []
     for array in x.arrays:
         rest = array.dims - gone
@@ -33,17 +33,17 @@ def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> Labe
             kept.append(_columns(call, x, array, gone))
         else:
             lost.append(array)
-    call.freeze(LabelledTensor(x.shape, tuple(lost)), text)
-    return LabelledTensor(x.shape, tuple(kept), x.movable)
+    call.freeze(LabeledTensor(x.shape, tuple(lost)), text)
+    return LabeledTensor(x.shape, tuple(kept), x.movable)
 
 
-def _columns(call: Call, x: LabelledTensor, array: LabelArray, gone: Dims) -> LabelArray:
+def _columns(call: Call, x: LabeledTensor, array: LabelArray, gone: Dims) -> LabelArray:
     """The cells of rows that lie in ``gone`` and all stay: they are the same in every row."""
     first = tied_along(call.labels, array.ids, gone)
     return LabelArray(first, cell=any(row.dims < varying(first.shape) for row in x.arrays))
 
 
-def maps_over_space(call: Call, x: LabelledTensor, space: Iterable[int], text: str) -> LabelledTensor:
+def maps_over_space(call: Call, x: LabeledTensor, space: Iterable[int], text: str) -> LabeledTensor:
     """``x`` without labels in ``space``: what was one row for each place there, is one channel.
 
     A vector that is viewed as [channels, height, width] loses whole maps.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabeledTensor
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.traits import Trait
@@ -43,10 +43,10 @@ def _size_after_tensor(slim: Slim, args: Args) -> Args:
     resize=_size_after_tensor,
     traits=[Trait.MAKES_LABELS],
 )
-def new_tensor(call: Call, like: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+def new_tensor(call: Call, like: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
     """One value everywhere: any entry can go. The example tensor only lends its type."""
     arrays = (LabelArray(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(arrays))
 
 
 def _size_first(slim: Slim, args: Args) -> Args:
@@ -66,20 +66,20 @@ _SIZED = (Trait.MAKES_LABELS, Trait.FROM_SIZES)
     traits=[*_SIZED, Trait.NO_VALUES],
 )
 @rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first, traits=_SIZED)
-def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
+def sized_tensor(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     """One value everywhere, as :func:`new_tensor`, or noise, of which any entry is as good as another.
 
     Where the code does not show a size, the dimension is fixed. Noise of a generator of its own is a table of numbers.
     """
-    return new_tensor(call, LabelledTensor(()))
+    return new_tensor(call, LabeledTensor(()))
 
 
 @rule(aten.eye.default, samples=[sample(4)], resize=lambda slim, args: (slim.outs[0][0], *args[1:]), traits=_SIZED)
-def identity_matrix(call: Call, *_: Any, **__: Any) -> LabelledTensor:
+def identity_matrix(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     """Rows and columns go together, and what is left is a smaller one."""
     rows = call.labels.fresh(call.out, [0], "filled")
     arrays = (rows, rows.reshape(1, -1)) if rows.size > 1 else ()
-    return LabelledTensor(call.out, tuple(map(LabelArray, arrays)))
+    return LabeledTensor(call.out, tuple(map(LabelArray, arrays)))
 
 
 @rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.KNOWS_INDEXES])
@@ -87,11 +87,11 @@ def identity_matrix(call: Call, *_: Any, **__: Any) -> LabelledTensor:
 @rule(aten.rand_like.default, aten.randn_like.default, samples=[sample(t(2, 3))], traits=[Trait.NO_VALUES])
 @rule(aten.ones_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE])
 @rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)], traits=[Trait.ENTRYWISE])
-def like(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
-    return LabelledTensor(x.shape, x.arrays)
+def like(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
+    return LabeledTensor(x.shape, x.arrays)
 
 
 def constant(call: Call, *_: Any, **__: Any) -> Any:
     """Tensors made from nothing but numbers have no channels: their dimensions are positional."""
-    outs = tuple(LabelledTensor(shape) for shape in call.outs)
+    outs = tuple(LabeledTensor(shape) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]

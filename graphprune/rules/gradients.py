@@ -14,7 +14,7 @@ from torch import Tensor
 from graphprune.rules.alignment import align, tie
 from graphprune.rules.convolution import SPACE, beside, channels, rows_apart, through_kernel
 from graphprune.rules.ending import maps_over_space
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.macs import convolution_gradient_macs
 from graphprune.rules.normalization import mark_mixing, per_channel
 from graphprune.rules.pointwise import elementwise
@@ -29,15 +29,15 @@ aten = torch.ops.aten
 _OF_INPUT = [True, False, False]
 
 
-def _held(call: Call, *operands: LabelledTensor | None) -> tuple[LabelledTensor, ...]:
+def _held(call: Call, *operands: LabeledTensor | None) -> tuple[LabeledTensor, ...]:
     """What is known of the results where the gradient of a weight is one."""
     call.freeze([one for one in operands if one is not None], "the gradient of a weight is a result")
-    return tuple([LabelledTensor(shape) for shape in call.outs])
+    return tuple([LabeledTensor(shape) for shape in call.outs])
 
 
-def _and_none(call: Call, found: LabelledTensor) -> tuple[LabelledTensor, ...]:
+def _and_none(call: Call, found: LabeledTensor) -> tuple[LabeledTensor, ...]:
     """The gradient of the input, and the others, which are not computed."""
-    return found, *(LabelledTensor(shape) for shape in call.outs[1:])
+    return found, *(LabeledTensor(shape) for shape in call.outs[1:])
 
 
 # ---------------------------------------------------------------- elementwise
@@ -74,16 +74,16 @@ def _and_none(call: Call, found: LabelledTensor) -> tuple[LabelledTensor, ...]:
     samples=[sample(t(2, 6), t(2, 6), t(2, 6))],
     traits=[Trait.ENTRYWISE],
 )
-def untagged_gradient(call: Call, *args: Any) -> LabelledTensor:
+def untagged_gradient(call: Call, *args: Any) -> LabeledTensor:
     """The gradient of an elementwise operation, as models have it that return one (a force, a Hamiltonian's flow).
 
     What has another shape is empty: on some devices ``log_sigmoid`` leaves nothing for its gradient.
     """
-    return elementwise(call, *(a for a in args if isinstance(a, LabelledTensor) and a.shape == call.out))
+    return elementwise(call, *(a for a in args if isinstance(a, LabeledTensor) and a.shape == call.out))
 
 
 @rule(aten._prelu_kernel_backward.default, samples=[sample(t(2, 6), t(2, 6), t(1, 6)).looking_at(0)])
-def prelu_gradient(call: Call, *args: LabelledTensor) -> tuple[LabelledTensor, ...]:
+def prelu_gradient(call: Call, *args: LabeledTensor) -> tuple[LabeledTensor, ...]:
     if call.used is None or 1 in call.used:
         return _held(call, *args)
     return _and_none(call, elementwise(call, *args))
@@ -102,14 +102,14 @@ def _gradient_sizes(slim: Slim, args: Args) -> Args:
     samples=[
         sample(of, x, weight, bias, [1], [1], [1], False, [0], groups, _OF_INPUT).looking_at(0)
         for of, x, weight, bias, groups in (
-            (t(2, 4, 5, labelled=[1]), t(2, 6, 5, labelled=[1]), t(4, 6, 3), [4], 1),
-            (t(2, 6, 5, labelled=[1]), t(2, 6, 5, labelled=[1]), t(6, 1, 3), None, 6),
-            (t(2, 9, 5, labelled=[1]), t(2, 6, 5, labelled=[1]), t(9, 2, 3), [9], 3),
+            (t(2, 4, 5, labeled=[1]), t(2, 6, 5, labeled=[1]), t(4, 6, 3), [4], 1),
+            (t(2, 6, 5, labeled=[1]), t(2, 6, 5, labeled=[1]), t(6, 1, 3), None, 6),
+            (t(2, 9, 5, labeled=[1]), t(2, 6, 5, labeled=[1]), t(9, 2, 3), [9], 3),
         )
     ]
     + [
         sample(
-            t(2, 4, 9, labelled=[1]), t(2, 6, 5, labelled=[1]), t(6, 4, 3), [4], [2], [1], [1], True, [0], 1, _OF_INPUT
+            t(2, 4, 9, labeled=[1]), t(2, 6, 5, labeled=[1]), t(6, 4, 3), [4], [2], [1], [1], True, [0], 1, _OF_INPUT
         ).looking_at(0)
     ],
     resize=_gradient_sizes,
@@ -118,9 +118,9 @@ def _gradient_sizes(slim: Slim, args: Args) -> Args:
 )
 def convolution_gradient(
     call: Call,
-    gradient: LabelledTensor,
-    x: LabelledTensor,
-    weight: LabelledTensor,
+    gradient: LabeledTensor,
+    x: LabeledTensor,
+    weight: LabeledTensor,
     bias_sizes: Any,
     stride: Any,
     padding: Any,
@@ -129,16 +129,16 @@ def convolution_gradient(
     output_padding: Any,
     groups: int,
     wanted: Sequence[bool],
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     """The other way through the same kernel."""
     if wanted[1] or wanted[2]:
         return _held(call, gradient, x, weight)
     gradient = rows_apart(call.labels, maps_over_space(call, gradient, range(2, gradient.ndim), SPACE))
     call.count("outputs", channels(call, gradient, 1, SPACE))
     out = through_kernel(call, gradient, weight, not transposed, groups)
-    out = LabelledTensor(out.shape, tuple(align(call.labels, (out, channels(call, x, 1, SPACE)), out.shape)))
+    out = LabeledTensor(out.shape, tuple(align(call.labels, (out, channels(call, x, 1, SPACE)), out.shape)))
     batch = [array for array in gradient.arrays if array.dims == {0}]
-    return _and_none(call, LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch)))
+    return _and_none(call, LabeledTensor(call.out, (*beside(out, 1, len(call.out)), *batch)))
 
 
 # ---------------------------------------------------------------- normalizations
@@ -147,26 +147,26 @@ def convolution_gradient(
 @rule(
     aten.native_batch_norm_backward.default,
     samples=[
-        sample(t(2, 4, 3, labelled=[1]), t(2, 4, 3, labelled=[1]), t(4), t(4), positive(4), *rest).looking_at(0)
+        sample(t(2, 4, 3, labeled=[1]), t(2, 4, 3, labeled=[1]), t(4), t(4), positive(4), *rest).looking_at(0)
         for rest in ((None, None, False, 1e-5, _OF_INPUT), (t(0), t(0), False, 1e-5, _OF_INPUT))
     ],
 )
 def batch_norm_gradient(
     call: Call,
-    gradient: LabelledTensor,
-    x: LabelledTensor,
-    weight: LabelledTensor | None,
-    mean: LabelledTensor | None,
-    variance: LabelledTensor | None,
+    gradient: LabeledTensor,
+    x: LabeledTensor,
+    weight: LabeledTensor | None,
+    mean: LabeledTensor | None,
+    variance: LabeledTensor | None,
     batch_mean: Any,
     batch_scale: Any,
     training: bool,
     eps: float,
     wanted: Sequence[bool],
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     if training or wanted[1] or wanted[2]:
         return _held(call, gradient, x, weight, mean, variance)
-    both = LabelledTensor(x.shape, tuple(align(call.labels, (gradient, x), x.shape)))
+    both = LabeledTensor(x.shape, tuple(align(call.labels, (gradient, x), x.shape)))
     return _and_none(call, per_channel(call, both, 1, weight, mean, variance))
 
 
@@ -194,7 +194,7 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
     return gradient, x, list(slim.outs[0][len(slim.outs[0]) - len(shape) :]), *rest
 
 
-_BY_ROW = t(2, 3, 1, labelled=[])
+_BY_ROW = t(2, 3, 1, labeled=[])
 
 
 @rule(
@@ -208,19 +208,19 @@ _BY_ROW = t(2, 3, 1, labelled=[])
 )
 def layer_norm_gradient(
     call: Call,
-    gradient: LabelledTensor,
-    x: LabelledTensor,
+    gradient: LabeledTensor,
+    x: LabeledTensor,
     shape: Sequence[int],
-    mean: LabelledTensor,
-    scale: LabelledTensor,
-    weight: LabelledTensor | None,
-    bias: LabelledTensor | None,
+    mean: LabeledTensor,
+    scale: LabeledTensor,
+    weight: LabeledTensor | None,
+    bias: LabeledTensor | None,
     wanted: Sequence[bool],
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     operands = [v for v in (gradient, x, mean, scale, weight, bias) if v is not None]
     if wanted[1] or wanted[2]:
         return _held(call, *operands)
-    out = LabelledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
+    out = LabeledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
     mark_mixing(call, out, range(x.ndim - len(shape), x.ndim))
     return _and_none(call, out)
 
@@ -230,9 +230,9 @@ def layer_norm_gradient(
     aten._log_softmax_backward_data.default,
     samples=[sample(t(3, 4), t(3, 4), 1, torch.float64), sample(t(2, 3, 4), t(2, 3, 4), -2, torch.float64)],
 )
-def softmax_gradient(call: Call, gradient: LabelledTensor, out: LabelledTensor, dim: int, dtype: Any) -> LabelledTensor:
+def softmax_gradient(call: Call, gradient: LabeledTensor, out: LabeledTensor, dim: int, dtype: Any) -> LabeledTensor:
     """Entries that are gone have a gradient of zero, and add nothing to the sum over the others."""
-    found = LabelledTensor(out.shape, tuple(align(call.labels, (gradient, out), out.shape)))
+    found = LabeledTensor(out.shape, tuple(align(call.labels, (gradient, out), out.shape)))
     tie(call.labels, found, [dim % out.ndim])
     return found
 
@@ -240,21 +240,21 @@ def softmax_gradient(call: Call, gradient: LabelledTensor, out: LabelledTensor, 
 # ---------------------------------------------------------------- over space
 
 
-def of_pooled(call: Call, gradient: LabelledTensor, *args: Any) -> LabelledTensor:
+def of_pooled(call: Call, gradient: LabeledTensor, *args: Any) -> LabeledTensor:
     """[..., small] to [..., large]; maps of the input and of the places in it are those of the gradient."""
     space = len(call.out) - next(int(letter) for letter in call.op if letter.isdigit())
-    operands = [_flat(call, x, space) for x in (gradient, *args) if isinstance(x, LabelledTensor)]
-    return LabelledTensor(call.out, tuple(align(call.labels, operands, operands[0].shape)))
+    operands = [_flat(call, x, space) for x in (gradient, *args) if isinstance(x, LabeledTensor)]
+    return LabeledTensor(call.out, tuple(align(call.labels, operands, operands[0].shape)))
 
 
-def _flat(call: Call, x: LabelledTensor, first: int) -> LabelledTensor:
+def _flat(call: Call, x: LabeledTensor, first: int) -> LabeledTensor:
     """``x`` with one place of space, which begins with the dimension ``first``."""
     held = maps_over_space(call, x, range(first, x.ndim), "acts over this dimension as space")
-    return LabelledTensor(tuple([n if d < first else 1 for d, n in enumerate(x.shape)]), held.arrays)
+    return LabeledTensor(tuple([n if d < first else 1 for d, n in enumerate(x.shape)]), held.arrays)
 
 
-_SMALL, _LARGE = t(2, 4, 3, 3, labelled=[1]), t(2, 4, 6, 6, labelled=[1])
-_SMALL_VOLUME, _LARGE_VOLUME = t(2, 4, 2, 2, 2, labelled=[1]), t(2, 4, 4, 4, 4, labelled=[1])
+_SMALL, _LARGE = t(2, 4, 3, 3, labeled=[1]), t(2, 4, 6, 6, labeled=[1])
+_SMALL_VOLUME, _LARGE_VOLUME = t(2, 4, 2, 2, 2, labeled=[1]), t(2, 4, 4, 4, 4, labeled=[1])
 rule(
     aten.avg_pool2d_backward.default,
     samples=[sample(_SMALL, _LARGE, [2, 2], [2, 2], [0, 0], False, True, None)],
@@ -268,7 +268,7 @@ rule(aten._adaptive_avg_pool3d_backward.default, samples=[sample(_SMALL_VOLUME, 
 rule(
     aten.max_pool2d_with_indices_backward.default,
     samples=[
-        sample(_SMALL, _LARGE, [2, 2], [2, 2], [0, 0], [1, 1], False, ints(2, 4, 3, 3, below=36, labelled=[1])),
+        sample(_SMALL, _LARGE, [2, 2], [2, 2], [0, 0], [1, 1], False, ints(2, 4, 3, 3, below=36, labeled=[1])),
     ],
 )(of_pooled)
 rule(
@@ -282,7 +282,7 @@ rule(
             [0, 0, 0],
             [1, 1, 1],
             False,
-            ints(2, 4, 2, 2, 2, below=64, labelled=[1]),
+            ints(2, 4, 2, 2, 2, below=64, labeled=[1]),
         )
     ],
 )(of_pooled)
@@ -294,7 +294,7 @@ def _input_size(slim: Slim, args: Args) -> Args:
 
 rule(
     aten.upsample_nearest1d_backward.default,
-    samples=[sample(t(2, 4, 6, labelled=[1]), [6], [2, 4, 3])],
+    samples=[sample(t(2, 4, 6, labeled=[1]), [6], [2, 4, 3])],
     resize=_input_size,
 )(over_space)
 rule(

@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.rules.contraction import bmm, contract, placed
 from graphprune.rules.im2col import Opened
 from graphprune.rules.indexing import column
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.macs import product_macs
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import Call, rule
@@ -42,7 +42,7 @@ def product_of_runs(
     return torch.cat([*pieces, left])
 
 
-def _owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
+def _owners(weight: LabeledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
     """One matrix for each part of the rows, [parts, channels, outputs]; channels that all of them share."""
     arrays = weight.touching([1]) if weight.ndim == 3 else []
     if not arrays or not all(array.dims == {1} and table.named(array) for array in arrays):
@@ -58,7 +58,7 @@ def _open(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened
 @rule(
     aten._grouped_mm.default,
     samples=[
-        sample(t(6, 4, labelled=[1]), t(3, 4, 5, labelled=[1, 2]), _ENDS),
+        sample(t(6, 4, labeled=[1]), t(3, 4, 5, labeled=[1, 2]), _ENDS),
         sample(t(6, 4), t(3, 4, 5), _ENDS),
         sample(t(2, 3, 4), t(2, 4, 5)),
     ],
@@ -68,34 +68,34 @@ def _open(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened
 )
 def grouped_product(
     call: Call,
-    a: LabelledTensor,
-    b: LabelledTensor,
-    ends: LabelledTensor | None = None,
-    bias: LabelledTensor | None = None,
+    a: LabeledTensor,
+    b: LabeledTensor,
+    ends: LabeledTensor | None = None,
+    bias: LabeledTensor | None = None,
     *_: Any,
-) -> LabelledTensor:
+) -> LabeledTensor:
     """Rows are counted by ``ends``, and so are the matrices; contracted channels of both sides are the same."""
     if a.ndim == b.ndim == 3 and ends is None:
         return bmm(call, a, b)
     if (a.ndim, b.ndim) != (2, 3) or bias is not None:
         call.freeze((a, b, bias), "a product in groups of another form")
-        return LabelledTensor(call.out)
-    call.freeze(LabelledTensor(a.shape, tuple(a.touching([0]))), "rows are counted")
+        return LabeledTensor(call.out)
+    call.freeze(LabeledTensor(a.shape, tuple(a.touching([0]))), "rows are counted")
     _number_of_matrices(call, b, ends)
     for array in (*a.touching([1]), *b.touching([1, 2])):
         call.labels.multiple(array.ids, ALIGNED)
     arrays = tuple(array.at(array.ids[0]) for array in b.arrays if 0 not in array.dims)
-    rows = LabelledTensor(a.shape, tuple(array for array in a.arrays if 0 not in array.dims), a.movable)
+    rows = LabeledTensor(a.shape, tuple(array for array in a.arrays if 0 not in array.dims), a.movable)
     return contract(
-        call.labels, placed(rows, (0, 1), 3), placed(LabelledTensor(b.shape[1:], arrays, b.movable), (1, 2), 3), [1]
+        call.labels, placed(rows, (0, 1), 3), placed(LabeledTensor(b.shape[1:], arrays, b.movable), (1, 2), 3), [1]
     )
 
 
-def _number_of_matrices(call: Call, b: LabelledTensor, ends: LabelledTensor | None) -> None:
+def _number_of_matrices(call: Call, b: LabeledTensor, ends: LabeledTensor | None) -> None:
     """A matrix goes with its run, where the runs are counted by what chose them."""
     matrices = column(b, 0)
     runs = column(ends, 0) if ends is not None else None
     if matrices is not None and runs is not None:
         call.labels.unify(runs, matrices)
     else:
-        call.freeze((LabelledTensor(b.shape, tuple(b.touching([0]))), ends), "matrices are chosen by number")
+        call.freeze((LabeledTensor(b.shape, tuple(b.touching([0]))), ends), "matrices are chosen by number")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphprune.rules.labels import LabelArray, LabelledTensor, operands_of
+from graphprune.rules.labels import LabelArray, LabeledTensor, operands_of
 from graphprune.rules.registry import Call, Slim, has_trait, rule
 from graphprune.rules.samples import sample
 from graphprune.rules.traits import Trait
@@ -23,7 +23,7 @@ from graphprune.utils.operators import Args
 aten = torch.ops.aten
 
 
-def index_tensors(*values: Any) -> list[LabelledTensor]:
+def index_tensors(*values: Any) -> list[LabeledTensor]:
     """All integers among nested arguments that count in a pruned dimension."""
     return [value for value in operands_of(*values) if value.indexed is not None]
 
@@ -33,14 +33,14 @@ def propagate_indexes(call: Call, op: Any, args: Sequence[Any], result: Any) -> 
     known = index_tensors(*args)
     if not known or has_trait(op, Trait.KNOWS_INDEXES):
         return result
-    if has_trait(op, Trait.KEEPS_INDEXES) and isinstance(result, LabelledTensor):
+    if has_trait(op, Trait.KEEPS_INDEXES) and isinstance(result, LabeledTensor):
         return replace(result, indexed=known[0].indexed)
     for value in known:
         call.labels.fix([LabelArray(value.indexed)], f"{call.op}: numbers of channels are used as numbers")  # type: ignore[arg-type]
     return result
 
 
-def column(x: LabelledTensor, dim: int) -> Ids | None:
+def column(x: LabeledTensor, dim: int) -> Ids | None:
     """The one label of every entry of ``dim``; None: it has none, or several."""
     arrays = x.touching([dim])
     if len(arrays) != 1 or arrays[0].dims != {dim % x.ndim}:
@@ -48,17 +48,17 @@ def column(x: LabelledTensor, dim: int) -> Ids | None:
     return arrays[0].ids.ravel()
 
 
-def looked_up(call: Call, x: LabelledTensor, dim: int, indexed: Ids) -> LabelledTensor:
+def looked_up(call: Call, x: LabeledTensor, dim: int, indexed: Ids) -> LabeledTensor:
     """``x`` without its labels along ``dim``, whose entries are those that ``indexed`` labels."""
     found = column(x, dim)
     if found is None or len(found) != len(indexed):
         call.labels.fix([LabelArray(indexed)], f"{call.op}: looked up in a table that cannot be pruned")
         return x
     call.labels.unify(found, indexed)
-    return LabelledTensor(x.shape, tuple(array for array in x.arrays if dim % x.ndim not in array.dims), x.movable)
+    return LabeledTensor(x.shape, tuple(array for array in x.arrays if dim % x.ndim not in array.dims), x.movable)
 
 
-def permuted(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor | None:
+def permuted(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -> LabeledTensor | None:
     """``x`` with the channels of ``dim`` in the order of a buffer that names every one of them.
 
     An entry of the buffer goes with the channel that it names, and the others are numbered anew. None: it has no
@@ -72,7 +72,7 @@ def permuted(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> 
     call.labels.unify(found[index.numbers], array.ids)
     along = array.ids.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     rest = (array for array in x.arrays if dim % x.ndim not in array.dims)
-    return LabelledTensor(call.out, (*rest, LabelArray(along)))
+    return LabeledTensor(call.out, (*rest, LabelArray(along)))
 
 
 def _bins(slim: Slim, args: Args) -> Args:
@@ -87,12 +87,12 @@ def _bins(slim: Slim, args: Args) -> Args:
     resize=_bins,
     traits=[Trait.KNOWS_INDEXES],
 )
-def histogram(call: Call, x: LabelledTensor, bins: int = 100, low: float = 0, high: float = 0) -> LabelledTensor:
+def histogram(call: Call, x: LabeledTensor, bins: int = 100, low: float = 0, high: float = 0) -> LabeledTensor:
     """How often each number occurs: one bin for every entry that the numbers count."""
     call.freeze(x, "entries are counted")
     if x.indexed is None:
-        return LabelledTensor(call.out)
+        return LabeledTensor(call.out)
     if (len(x.indexed), low, high) != (bins, 0, bins - 1):
         call.labels.fix([LabelArray(x.indexed)], f"{call.op}: bins that are not the channels")
-        return LabelledTensor(call.out)
-    return LabelledTensor(call.out, (LabelArray(x.indexed),))
+        return LabeledTensor(call.out)
+    return LabeledTensor(call.out, (LabelArray(x.indexed),))

@@ -38,7 +38,7 @@ class LabelArray:
     """One label array of a tensor.
 
     ``ids`` has the tensor's rank, with size 1 where the label does not depend on a dimension. A ``cell`` array
-    has been refined: its rows are labelled by another array of the same tensor. ``dims`` are the dimensions that the
+    has been refined: its rows are labeled by another array of the same tensor. ``dims`` are the dimensions that the
     labels depend on.
     """
 
@@ -54,7 +54,7 @@ class LabelArray:
 
 
 @dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make, and thousands are made
-class LabelledTensor:
+class LabeledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
 
     It is never changed once it is made.
@@ -85,8 +85,8 @@ class LabelledTensor:
         wanted = [d % rank for d in dims]
         return [array for array in self.arrays if not array.dims.isdisjoint(wanted)]
 
-    def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
-        return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed, numbers=self.numbers)
+    def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabeledTensor:
+        return LabeledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed, numbers=self.numbers)
 
 
 class ParameterAxis(str):
@@ -164,7 +164,7 @@ class Facts:
     parts: list[tuple[Ids, Ids, Ids, int]] = field(default_factory=list)
     fixed: list[tuple[Ids, int]] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=lambda: [Reason(MEETS_NO_CHANNELS, -1)])
-    """The first is that of label 0, which stands for entries without channels beside labelled ones."""
+    """The first is that of label 0, which stands for entries without channels beside labeled ones."""
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
@@ -175,7 +175,7 @@ class Facts:
 
 
 class Labels:
-    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled.
+    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labeled.
 
     Args:
         vocabulary: tables of so many rows may lose some although they are looked up by number, and so may outputs of so
@@ -221,12 +221,12 @@ class Labels:
         axis = self.axis_of_all(ids)
         return None if axis is None else self.axes[axis].start
 
-    def parameter(self, name: str, shape: Shape, dims: Dims | None = None) -> LabelledTensor:
+    def parameter(self, name: str, shape: Shape, dims: Dims | None = None) -> LabeledTensor:
         """A parameter or buffer: fresh labels for every dimension, or for some of them."""
         axes = parameter_axes(name, len(shape))
         wide = [d for d, n in enumerate(shape) if n > 1 and (dims is None or d in dims)]
         arrays = [LabelArray(self.fresh(shape, [d], "channel", axes[d])) for d in wide]
-        return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
+        return LabeledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def unify(self, a: Ids, b: Ids) -> None:
         """Labels at the same place (with broadcasting) live and die together."""
@@ -305,11 +305,11 @@ def _different_rows(matrix: Ids) -> tuple[Ids, Ids | slice]:
     return rows, which.reshape(-1)
 
 
-def operands_of(*values: Any) -> list[LabelledTensor]:
-    """Every labelled tensor in nested arguments."""
-    found: list[LabelledTensor] = []
+def operands_of(*values: Any) -> list[LabeledTensor]:
+    """Every labeled tensor in nested arguments."""
+    found: list[LabeledTensor] = []
     for value in values:
-        if type(value) is LabelledTensor:
+        if type(value) is LabeledTensor:
             found.append(value)
         elif type(value) in (tuple, list) and not PLAIN.issuperset(map(type, value)):
             found.extend(operands_of(*value))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
 from graphprune.rules.registry import Call, rule
@@ -48,7 +48,7 @@ def averaged(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
     masked=averaged(aten.huber_loss.default),
 )
-def distance(call: Call, x: LabelledTensor, target: LabelledTensor, reduction: int = MEAN, *_: Any) -> LabelledTensor:
+def distance(call: Call, x: LabeledTensor, target: LabeledTensor, reduction: int = MEAN, *_: Any) -> LabeledTensor:
     """Dead entries are zero in both: their distance is zero."""
     space = tuple(torch.broadcast_shapes(x.shape, target.shape))
     each = elementwise(Call(call.op, call.labels, (space,)), x, target)

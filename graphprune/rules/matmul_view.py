@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from graphprune.rules.im2col import Opened, open_convolution, open_transposed_convolution
-from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, ParameterAxis
+from graphprune.rules.labels import Axis, LabelArray, LabeledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids
 
 
@@ -80,7 +80,7 @@ class MatmulView:
 
     x: int
     weight: int
-    owners: Callable[[LabelledTensor, Sequence[Any], AxisTable], Owners | None]
+    owners: Callable[[LabeledTensor, Sequence[Any], AxisTable], Owners | None]
     open: Callable[[Tensor, Tensor, Sequence[Any], int], Opened]
     result: Callable[[Tensor, int], Tensor] | None = None
     bias: int | None = None
@@ -129,10 +129,10 @@ class MatmulView:
 # ---------------------------------------------------------------- matrix products
 
 
-def _matrix_owners(dim: int) -> Callable[[LabelledTensor, Sequence[Any], AxisTable], Owners | None]:
+def _matrix_owners(dim: int) -> Callable[[LabeledTensor, Sequence[Any], AxisTable], Owners | None]:
     """A weight of one, two or three dimensions of which ``dim`` (counted from the end) is contracted."""
 
-    def owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
+    def owners(weight: LabeledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
         contracted = weight.ndim + dim
         batch = frozenset((0,)) if weight.ndim == 3 else frozenset[int]()
         arrays = weight.touching([contracted])

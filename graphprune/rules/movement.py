@@ -13,7 +13,7 @@ import torch
 
 from graphprune.rules.alignment import align, outer_first, tied_along
 from graphprune.rules.ending import ended
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, varying
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.traits import Trait
@@ -96,7 +96,7 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
     return ids
 
 
-def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
+def reshape(labels: Labels, x: LabeledTensor, new: Shape) -> LabeledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
     if 0 in x.shape:
         return _reshape_of_nothing(labels, x, new)
@@ -115,7 +115,7 @@ def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     return x.moved(new, arrays)
 
 
-def _reshape_of_nothing(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
+def _reshape_of_nothing(labels: Labels, x: LabeledTensor, new: Shape) -> LabeledTensor:
     """Dimensions of size 1 may come and go; otherwise the sizes do not say which entries go where."""
     if [size for size in x.shape if size != 1] != [size for size in new if size != 1]:
         labels.fix(x.arrays, "a tensor without entries is reshaped")
@@ -147,17 +147,17 @@ def _out_shape(slim: Slim, args: Args) -> Args:
     aten._unsafe_view.default,
     aten.reshape.default,
     samples=[
-        sample(t(2, 6, 4, 3, labelled=[1]), [2, 6, 12]),
-        sample(t(2, 6, 4, labelled=[1]), [2, 24]),
+        sample(t(2, 6, 4, 3, labeled=[1]), [2, 6, 12]),
+        sample(t(2, 6, 4, labeled=[1]), [2, 24]),
         sample(t(4, 6), [2, 2, 6]),
         sample(t(4, 6), [2, 12]),
-        sample(t(2, 12, labelled=[1]), [4, 6]),
+        sample(t(2, 12, labeled=[1]), [4, 6]),
         sample(t(3, 4, 5), [12, 5]),
     ],
     resize=_out_shape,
     traits=[*_REARRANGES, Trait.RESHAPES],
 )
-def view(call: Call, x: LabelledTensor, size: Any, *_: Any) -> LabelledTensor:
+def view(call: Call, x: LabeledTensor, size: Any, *_: Any) -> LabeledTensor:
     return reshape(call.labels, x, call.out)
 
 
@@ -168,20 +168,20 @@ def _row_major(slim: Slim, args: Args) -> Args:
 
 @rule(
     aten._reshape_alias.default,
-    samples=[sample(t(4, 6, labelled=[1]), [2, 2, 6], [12, 6, 1])],
+    samples=[sample(t(4, 6, labeled=[1]), [2, 2, 6], [12, 6, 1])],
     resize=_row_major,
 )
-def reshape_alias(call: Call, x: LabelledTensor, size: Any, stride: Any) -> LabelledTensor:
+def reshape_alias(call: Call, x: LabeledTensor, size: Any, stride: Any) -> LabeledTensor:
     return reshape(call.labels, x, call.out)
 
 
 @rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)], traits=_REARRANGES)
 @rule(aten.unsqueeze_.default, samples=[sample(t(3, 4), 1)])
-def unsqueeze(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
+def unsqueeze(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
     return reshape(call.labels, x, call.out)
 
 
-def _squeezed(call: Call, x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
+def _squeezed(call: Call, x: LabeledTensor, dims: Iterable[int]) -> LabeledTensor:
     """Two entries stay wherever a dimension of size 1 would be taken away."""
     for d in dims:
         first = (slice(0, 1),) * (d % x.ndim) + (slice(0, 2),)
@@ -192,42 +192,42 @@ def _squeezed(call: Call, x: LabelledTensor, dims: Iterable[int]) -> LabelledTen
 
 @rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))], traits=_REARRANGES)
 @rule(aten.squeeze_.default, samples=[sample(t(4, 1, 6))])
-def squeeze_all(call: Call, x: LabelledTensor) -> LabelledTensor:
+def squeeze_all(call: Call, x: LabeledTensor) -> LabeledTensor:
     return _squeezed(call, x, range(x.ndim))
 
 
 @rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)], traits=_REARRANGES)
 @rule(aten.squeeze_.dim, samples=[sample(t(3, 1, 4), 1)])
-def squeeze_dim(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
+def squeeze_dim(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
     return _squeezed(call, x, [dim])
 
 
 @rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])], traits=_REARRANGES)
 @rule(aten.squeeze_.dims, samples=[sample(t(3, 1, 4), [1])])
-def squeeze_dims(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
+def squeeze_dims(call: Call, x: LabeledTensor, dims: Sequence[int]) -> LabeledTensor:
     return _squeezed(call, x, dims)
 
 
-def _permuted(x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
+def _permuted(x: LabeledTensor, order: Sequence[int]) -> LabeledTensor:
     order = [d % x.ndim for d in order]
     shape = [x.shape[d] for d in order]
     return x.moved(shape, (array.at(array.ids.transpose(order)) for array in x.arrays))
 
 
 @rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])], traits=_TRANSPOSES)
-def permute(call: Call, x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
+def permute(call: Call, x: LabeledTensor, order: Sequence[int]) -> LabeledTensor:
     return _permuted(x, order)
 
 
 @rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))], traits=_TRANSPOSES)
 @rule(aten.t_.default, samples=[sample(t(3, 4))])
-def transpose_2d(call: Call, x: LabelledTensor) -> LabelledTensor:
+def transpose_2d(call: Call, x: LabeledTensor) -> LabeledTensor:
     return _permuted(x, range(x.ndim)[::-1])
 
 
 @rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)], traits=_TRANSPOSES)
 @rule(aten.transpose_.default, samples=[sample(t(2, 3, 4), 0, -1)])
-def transpose(call: Call, x: LabelledTensor, a: int, b: int) -> LabelledTensor:
+def transpose(call: Call, x: LabeledTensor, a: int, b: int) -> LabeledTensor:
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]
     return _permuted(x, order)
@@ -239,7 +239,7 @@ def transpose(call: Call, x: LabelledTensor, a: int, b: int) -> LabelledTensor:
     resize=_out_shape,
     traits=[Trait.EXPANDS, Trait.PICKS, Trait.MAKES_LABELS, Trait.KEEPS_INDEXES],
 )
-def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> LabelledTensor:
+def expand(call: Call, x: LabeledTensor, size: Sequence[int], **_: Any) -> LabeledTensor:
     """Copies along a dimension of size 1 can be removed one by one: they get labels of their own."""
     missing = len(call.out) - x.ndim
     old = (1,) * missing + x.shape
@@ -247,7 +247,7 @@ def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> Labe
     for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
         if m == 1 and n > 1:
             arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(arrays), numbers=x.numbers)
+    return LabeledTensor(call.out, tuple(arrays), numbers=x.numbers)
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:
@@ -275,18 +275,18 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
     traits=[Trait.PICKS, Trait.KEEPS_INDEXES],
 )
 def slice_(
-    call: Call, x: LabelledTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> LabeledTensor:
     if step != 1:
         _keep_periods(call, x, dim, range(x.shape[dim])[start:end:step])
     return _take(call, x, dim, slice(start, end, step), call.out)
 
 
-def _keep_periods(call: Call, x: LabelledTensor, dim: int, taken: range) -> None:
+def _keep_periods(call: Call, x: LabeledTensor, dim: int, taken: range) -> None:
     """Entries go a whole period at a time, so that every step still meets the same place of a period."""
     size, step = x.shape[dim], taken.step
     if size % step or taken.start >= step or len(taken) != size // step:
-        call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
+        call.freeze(LabeledTensor(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
         return
     for array in x.touching([dim]):
         along = np.moveaxis(array.ids, dim, -1)
@@ -294,7 +294,7 @@ def _keep_periods(call: Call, x: LabelledTensor, dim: int, taken: range) -> None
         call.labels.unify(periods, periods[..., :1])
 
 
-def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> LabelledTensor:
+def _take(call: Call, x: LabeledTensor, dim: int, index: slice, out: Shape) -> LabeledTensor:
     dim %= x.ndim
     where = (slice(None),) * dim + (index,)
     arrays = []
@@ -340,12 +340,12 @@ def _select_index(slim: Slim, args: Args) -> Args:
     resize=_select_index,
     traits=[Trait.PICKS, Trait.KEEPS_INDEXES],
 )
-def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+def select(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTensor:
     dim %= x.ndim
     return selected(call, x, dim, index)
 
 
-def selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+def selected(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTensor:
     """One entry of a dimension, which ends; ``dim`` is not negative."""
     arrays = []
     for array in x.arrays:
@@ -365,8 +365,8 @@ def selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTen
     return x.moved([n for d, n in enumerate(x.shape) if d != dim], arrays)
 
 
-@rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))], traits=[Trait.PICKS])
-def unbind(call: Call, x: LabelledTensor, dim: int = 0) -> tuple[LabelledTensor, ...]:
+@rule(aten.unbind.int, samples=[sample(t(2, 4, labeled=[1]))], traits=[Trait.PICKS])
+def unbind(call: Call, x: LabeledTensor, dim: int = 0) -> tuple[LabeledTensor, ...]:
     return tuple(selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
 
 
@@ -383,11 +383,11 @@ def _split_size(slim: Slim, args: Args) -> Args:
 
 @rule(
     aten.split.Tensor,
-    samples=[sample(t(6, 4, labelled=[1]), 2), sample(t(6, 8), 4, 1)],
+    samples=[sample(t(6, 4, labeled=[1]), 2), sample(t(6, 8), 4, 1)],
     resize=_split_size,
     traits=[Trait.PICKS, Trait.EQUAL_PIECES],
 )
-def split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[LabelledTensor, ...]:
+def split(call: Call, x: LabeledTensor, size: int, dim: int = 0) -> tuple[LabeledTensor, ...]:
     return _cut(call, x, dim)
 
 
@@ -397,11 +397,11 @@ def split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[Label
     resize=_split_sizes,
     traits=[Trait.PICKS],
 )
-def split_with_sizes(call: Call, x: LabelledTensor, sizes: Sequence[int], dim: int = 0) -> tuple[LabelledTensor, ...]:
+def split_with_sizes(call: Call, x: LabeledTensor, sizes: Sequence[int], dim: int = 0) -> tuple[LabeledTensor, ...]:
     return _cut(call, x, dim)
 
 
-def _cut(call: Call, x: LabelledTensor, dim: int) -> tuple[LabelledTensor, ...]:
+def _cut(call: Call, x: LabeledTensor, dim: int) -> tuple[LabeledTensor, ...]:
     ends = np.cumsum([shape[dim] for shape in call.outs]).tolist()
     starts = [0, *ends[:-1]]
     bounds = zip(starts, ends, call.outs, strict=True)
@@ -412,7 +412,7 @@ def _cut(call: Call, x: LabelledTensor, dim: int) -> tuple[LabelledTensor, ...]:
     aten.cat.default,
     samples=[sample([t(2, 3), t(2, 4)], 1), sample([t(3, 2), t(1, 2)]), sample([t(2, 3, 2), t(2, 3, 4)], -1)],
 )
-def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
+def cat(call: Call, tensors: Sequence[LabeledTensor], dim: int = 0) -> LabeledTensor:
     """Along ``dim`` the label arrays are laid side by side; in all other dimensions they must agree."""
     dim %= len(call.out)
     parts = _arranged_alike(call.labels, [x for x in tensors if len(x.shape) == len(call.out)], dim)
@@ -423,16 +423,16 @@ def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> Labelled
     for layer in range(max(map(len, along))):
         arrays.append(_side_by_side(parts, along, layer, dim))
         _note_rectangles(call.labels, arrays[-1], range(len(call.out)))
-    return LabelledTensor(call.out, tuple(arrays), all(x.movable for x in parts))
+    return LabeledTensor(call.out, tuple(arrays), all(x.movable for x in parts))
 
 
-def _arranged_alike(labels: Labels, parts: Sequence[LabelledTensor], dim: int) -> list[LabelledTensor]:
+def _arranged_alike(labels: Labels, parts: Sequence[LabeledTensor], dim: int) -> list[LabeledTensor]:
     """Grids are told apart into rows and columns where another part has rows, or columns, of its own beside ``dim``."""
     known = frozenset[int]().union(*[array.dims for x in parts for array in x.arrays if dim not in array.dims])
     if not known:
         return list(parts)
     split = ([piece for array in x.arrays for piece in _beside(labels, array, dim, known)] for x in parts)
-    return [LabelledTensor(x.shape, tuple(arrays), x.movable) for x, arrays in zip(parts, split, strict=True)]
+    return [LabeledTensor(x.shape, tuple(arrays), x.movable) for x, arrays in zip(parts, split, strict=True)]
 
 
 def _beside(labels: Labels, array: LabelArray, dim: int, known: Dims) -> Iterable[LabelArray]:
@@ -452,12 +452,12 @@ def _rows_and_columns(labels: Labels, array: LabelArray, rest: Dims) -> Iterable
     return row, LabelArray(tied_along(labels, cell.ids, along), cell=True)
 
 
-def _without(x: LabelledTensor, dim: int) -> LabelledTensor:
+def _without(x: LabeledTensor, dim: int) -> LabeledTensor:
     shape = tuple(1 if d == dim else n for d, n in enumerate(x.shape))
-    return LabelledTensor(shape, tuple(array for array in x.arrays if dim not in array.dims), x.movable)
+    return LabeledTensor(shape, tuple(array for array in x.arrays if dim not in array.dims), x.movable)
 
 
-def _side_by_side(parts: Sequence[LabelledTensor], along: list[list[LabelArray]], layer: int, dim: int) -> LabelArray:
+def _side_by_side(parts: Sequence[LabeledTensor], along: list[list[LabelArray]], layer: int, dim: int) -> LabelArray:
     chosen = [arrays[layer] if layer < len(arrays) else None for arrays in along]
     rank = parts[0].ndim
     common = [1] * rank
@@ -472,14 +472,14 @@ def _side_by_side(parts: Sequence[LabelledTensor], along: list[list[LabelArray]]
 
 
 @rule(aten.stack.default, samples=[sample([t(2, 3), t(2, 3)], 1)])
-def stack(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
+def stack(call: Call, tensors: Sequence[LabeledTensor], dim: int = 0) -> LabeledTensor:
     dim %= len(call.out)
     one = tuple(1 if d == dim else n for d, n in enumerate(call.out))
     return cat(call, [reshape(call.labels, x, one) for x in tensors], dim)
 
 
 @rule(aten.flip.default, samples=[sample(t(3, 4), [1])], traits=[Trait.SHIFTS])
-def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
+def flip(call: Call, x: LabeledTensor, dims: Sequence[int]) -> LabeledTensor:
     def flipped(array: LabelArray) -> LabelArray:
         return array.at(np.flip(array.ids, tuple(d % x.ndim for d in dims)))
 
@@ -487,7 +487,7 @@ def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
 
 
 @rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])], traits=[Trait.SHIFTS])
-def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> LabelledTensor:
+def roll(call: Call, x: LabeledTensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> LabeledTensor:
     return ended(call, x, dims or range(x.ndim), "the shift counts channels")
 
 
@@ -496,7 +496,7 @@ def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[in
     aten.triu.default,
     samples=[sample(t(3, 4, 4))],
 )
-def triangle(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
+def triangle(call: Call, x: LabeledTensor, *_: Any) -> LabeledTensor:
     return ended(call, x, (-1, -2), "the diagonal depends on the channels' numbers")
 
 
@@ -512,7 +512,7 @@ def _repeat_counts(slim: Slim, args: Args) -> Args:
     resize=_repeat_counts,
     traits=[Trait.PICKS, Trait.MAKES_LABELS],
 )
-def repeat(call: Call, x: LabelledTensor, repeats: Sequence[int]) -> LabelledTensor:
+def repeat(call: Call, x: LabeledTensor, repeats: Sequence[int]) -> LabeledTensor:
     missing = len(repeats) - x.ndim
     shape = (1,) * missing + x.shape
     arrays: list[LabelArray] = []
@@ -523,14 +523,14 @@ def repeat(call: Call, x: LabelledTensor, repeats: Sequence[int]) -> LabelledTen
     for d, r in enumerate(repeats):
         if shape[d] == 1 and r > 1:
             arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(arrays))
 
 
 @rule(
     aten.constant_pad_nd.default,
     samples=[sample(t(2, 4), [1, 2]), sample(t(2, 3, 4), [0, 0, 1, 2], 0.0)],
 )
-def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: float = 0.0) -> LabelledTensor:
+def constant_pad(call: Call, x: LabeledTensor, padding: Sequence[int], value: float = 0.0) -> LabeledTensor:
     """Padding has no channels of its own: it is always there."""
     widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
     if any(left < 0 or right < 0 for left, right in widths.values()):
@@ -546,10 +546,10 @@ def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: f
         arrays.append(array.at(ids))
         if array.dims & widths.keys():
             _note_rectangles(call.labels, arrays[-1], range(x.ndim))
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(arrays))
 
 
-def _padded_rows(call: Call, x: LabelledTensor, dims: Collection[int]) -> Iterator[LabelArray]:
+def _padded_rows(call: Call, x: LabeledTensor, dims: Collection[int]) -> Iterator[LabelArray]:
     """The arrays of ``x``; of a grid only one side of which is padded, rows and columns are told apart.
 
     What is padded with rows has the same columns in each of them.
@@ -563,7 +563,7 @@ def _padded_rows(call: Call, x: LabelledTensor, dims: Collection[int]) -> Iterat
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])
-def as_strided(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
+def as_strided(call: Call, x: LabeledTensor, *_: Any) -> LabeledTensor:
     """A change of memory format alone does not come here: it is not traced."""
     call.freeze(x, "elements are addressed by their place in memory")
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)

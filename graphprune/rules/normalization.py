@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.convolution import beside, channels, only, rows_apart
 from graphprune.rules.ending import maps_over_space
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabeledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.norm import Norm
 from graphprune.rules.reduction import summed_dims, vector_norm
@@ -23,12 +23,12 @@ from graphprune.utils.operators import Args
 aten = torch.ops.aten
 
 
-def per_channel(call: Call, x: LabelledTensor, dim: int, *vectors: LabelledTensor | None) -> LabelledTensor:
+def per_channel(call: Call, x: LabeledTensor, dim: int, *vectors: LabeledTensor | None) -> LabeledTensor:
     """``x`` combined elementwise with vectors laid along ``dim``."""
     rank = x.ndim
     shape = tuple(n if d == dim else 1 for d, n in enumerate(x.shape))
-    laid = [LabelledTensor(shape, beside(v, dim, rank), v.movable) for v in vectors if v is not None]
-    return LabelledTensor(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
+    laid = [LabeledTensor(shape, beside(v, dim, rank), v.movable) for v in vectors if v is not None]
+    return LabeledTensor(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
 
 
 def masked_batch_norm(
@@ -55,7 +55,7 @@ def masked_batch_norm(
 @rule(
     aten.native_batch_norm.default,
     samples=[
-        sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), positive(4), False, 0.1, 1e-5),
+        sample(t(2, 4, 3, labeled=[1]), t(4), t(4), t(4), positive(4), False, 0.1, 1e-5),
         sample(t(1, 4, 6), None, None, None, None, True, 0.0, 1e-5),
     ],
     masked=masked_batch_norm,
@@ -63,22 +63,22 @@ def masked_batch_norm(
 )
 def batch_norm(
     call: Call,
-    x: LabelledTensor,
-    weight: LabelledTensor | None,
-    bias: LabelledTensor | None,
-    mean: LabelledTensor | None,
-    variance: LabelledTensor | None,
+    x: LabeledTensor,
+    weight: LabeledTensor | None,
+    bias: LabeledTensor | None,
+    mean: LabeledTensor | None,
+    variance: LabeledTensor | None,
     training: bool,
     *_: Any,
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     out = per_channel(call, x, 1, weight, bias, mean, variance)
     if training:
         mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
     for array in out.arrays if any({1} < array.dims for array in x.arrays) else ():
         if array.dims == {1}:
             call.labels.whole_maps(array.ids)
-    saved = only(LabelledTensor(x.shape, tuple(array for array in out.arrays if array.dims == {1})), [1])
-    return out, *(saved if shape == saved.shape else LabelledTensor(shape) for shape in call.outs[1:])
+    saved = only(LabeledTensor(x.shape, tuple(array for array in out.arrays if array.dims == {1})), [1])
+    return out, *(saved if shape == saved.shape else LabeledTensor(shape) for shape in call.outs[1:])
 
 
 def _masked_moments(x: Tensor, alive: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -117,21 +117,21 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
 )
 def layer_norm(
     call: Call,
-    x: LabelledTensor,
+    x: LabeledTensor,
     shape: Sequence[int],
-    weight: LabelledTensor | None,
-    bias: LabelledTensor | None,
+    weight: LabeledTensor | None,
+    bias: LabeledTensor | None,
     eps: float,
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     operands = [v for v in (x, weight, bias) if v is not None]
-    out = LabelledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
+    out = LabeledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
     mixed = range(x.ndim - len(shape), x.ndim)
     mark_mixing(call, out, mixed)
     outer = tuple(array for array in out.arrays if array.dims.isdisjoint(mixed))
-    return out, LabelledTensor(call.outs[1], outer), LabelledTensor(call.outs[2], outer)
+    return out, LabeledTensor(call.outs[1], outer), LabeledTensor(call.outs[2], outer)
 
 
-def mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
+def mark_mixing(call: Call, x: LabeledTensor, dims: Sequence[int]) -> None:
     """Statistics are taken over these dimensions."""
     tie(call.labels, x, dims)
     if met := x.touching(dims):
@@ -168,11 +168,11 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
 @rule(
     aten.native_group_norm.default,
     samples=[
-        sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 1, 1e-5),
-        sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
+        sample(t(2, 6, 4, labeled=[1]), t(6), t(6), 2, 6, 4, 1, 1e-5),
+        sample(t(2, 6, 4, labeled=[1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
         sample(t(2, 6, 4), t(6), t(6), 2, 6, 4, 3, 1e-5),
         sample(t(2, 6, 4), t(6), None, 2, 6, 4, 6, 1e-5),
-        sample(t(2, 6, 4, labelled=[0, 1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
+        sample(t(2, 6, 4, labeled=[0, 1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
     ],
     resize=_group_norm_sizes,
     masked=masked_group_norm,
@@ -180,42 +180,42 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
 )
 def group_norm(
     call: Call,
-    x: LabelledTensor,
-    weight: LabelledTensor | None,
-    bias: LabelledTensor | None,
+    x: LabeledTensor,
+    weight: LabeledTensor | None,
+    bias: LabeledTensor | None,
     n: int,
     c: int,
     space: int,
     groups: int,
     eps: float,
-) -> tuple[LabelledTensor, ...]:
+) -> tuple[LabeledTensor, ...]:
     """Whole normalization groups can go (exact), or equally many channels of each group (mixing)."""
     text = "takes its statistics over space"
     x = rows_apart(call.labels, maps_over_space(call, x, range(2, x.ndim), text))
     channels(call, x, 1, text)
     out = per_channel(call, x, 1, weight, bias)
-    rows = LabelledTensor((groups,))
+    rows = LabeledTensor((groups,))
     if groups > 1:
         out, rows = _in_groups(call, out, groups)
     if c > groups:
         mark_mixing(call, out, [1])
-    statistics = LabelledTensor(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
+    statistics = LabeledTensor(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
     return out, statistics, statistics
 
 
-def _in_groups(call: Call, x: LabelledTensor, groups: int) -> tuple[LabelledTensor, LabelledTensor]:
+def _in_groups(call: Call, x: LabeledTensor, groups: int) -> tuple[LabeledTensor, LabeledTensor]:
     """``x`` with its channels refined by group, and the labels of the groups."""
-    vector = only(LabelledTensor(x.shape, tuple(array for array in x.arrays if array.dims == {1})), [1])
+    vector = only(LabeledTensor(x.shape, tuple(array for array in x.arrays if array.dims == {1})), [1])
     parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
     arrays: list[LabelArray] = []
     for array in parts.arrays:
         split = array.dims == {0, 1} and not array.cell
         arrays.extend(call.labels.refine(array, frozenset([0])) if split else [array])
-    rows = only(LabelledTensor(parts.shape, tuple(array for array in arrays if array.dims == {0})), [0])
+    rows = only(LabeledTensor(parts.shape, tuple(array for array in arrays if array.dims == {0})), [0])
     call.count("num_groups", rows)
-    flat = reshape(call.labels, LabelledTensor(parts.shape, tuple(arrays)), vector.shape)
+    flat = reshape(call.labels, LabeledTensor(parts.shape, tuple(arrays)), vector.shape)
     others = tuple(array for array in x.arrays if array.dims != {1})
-    return LabelledTensor(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
+    return LabeledTensor(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
 
 
 def masked_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
@@ -226,7 +226,7 @@ def masked_log_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool =
     return x.masked_fill(~alive, float("-inf")).log_softmax(dim).masked_fill(~alive, 0.0)
 
 
-def _softmax_rule(call: Call, x: LabelledTensor, dim: int, *_: Any, **__: Any) -> LabelledTensor:
+def _softmax_rule(call: Call, x: LabeledTensor, dim: int, *_: Any, **__: Any) -> LabeledTensor:
     mark_mixing(call, x, [dim % x.ndim])
     return x
 
@@ -237,7 +237,7 @@ def _softmax_rule(call: Call, x: LabelledTensor, dim: int, *_: Any, **__: Any) -
     masked=masked_softmax,
     traits=[Trait.SOFTMAX],
 )
-def softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
+def softmax(call: Call, x: LabeledTensor, dim: int, half_to_float: bool) -> LabeledTensor:
     return _softmax_rule(call, x, dim)
 
 
@@ -247,7 +247,7 @@ def softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> Lab
     masked=lambda alive, x, dim, dtype=None: masked_softmax(alive, x, dim),
     traits=[Trait.SOFTMAX],
 )
-def safe_softmax(call: Call, x: LabelledTensor, dim: int, dtype: Any = None) -> LabelledTensor:
+def safe_softmax(call: Call, x: LabeledTensor, dim: int, dtype: Any = None) -> LabeledTensor:
     return _softmax_rule(call, x, dim)
 
 
@@ -257,7 +257,7 @@ def safe_softmax(call: Call, x: LabelledTensor, dim: int, dtype: Any = None) -> 
     masked=masked_log_softmax,
     traits=[Trait.SOFTMAX],
 )
-def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
+def log_softmax(call: Call, x: LabeledTensor, dim: int, half_to_float: bool) -> LabeledTensor:
     return _softmax_rule(call, x, dim)
 
 
@@ -272,8 +272,8 @@ def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) ->
     traits=[Trait.STATISTIC],
 )
 def norm(
-    call: Call, x: LabelledTensor, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False
+) -> LabeledTensor:
     return vector_norm(call, x, 2 if order is None else order, dims, keepdim)
 
 
@@ -288,19 +288,17 @@ def masked_weight_norm(alive: Tensor, v: Tensor, g: Tensor, dim: int = 0) -> tup
     samples=[sample(t(4, 3, 2), t(4, 1, 1), 0), sample(t(4, 3), t(1, 3), 1)],
     masked=masked_weight_norm,
 )
-def weight_norm(
-    call: Call, v: LabelledTensor, g: LabelledTensor, dim: int = 0
-) -> tuple[LabelledTensor, LabelledTensor]:
+def weight_norm(call: Call, v: LabeledTensor, g: LabeledTensor, dim: int = 0) -> tuple[LabeledTensor, LabeledTensor]:
     """``v`` times ``g`` over the norm of ``v`` along all dimensions but ``dim``: what is left has the norm of all."""
-    out = LabelledTensor(v.shape, tuple(align(call.labels, (v, g), v.shape)))
+    out = LabeledTensor(v.shape, tuple(align(call.labels, (v, g), v.shape)))
     others = [d for d in range(v.ndim) if d != dim % v.ndim]
     if met := out.touching(others):
         call.labels.mixes_channels("weight normalization takes the norm of a weight over channels", met)
-    return out, LabelledTensor(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
+    return out, LabeledTensor(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
 
 
 @rule(aten.renorm.default, samples=[sample(t(3, 4, 2), 2, 0, 1.0), sample(t(3, 4), 1, -1, 1.0)])
-def renorm(call: Call, x: LabelledTensor, order: float, dim: int, longest: float) -> LabelledTensor:
+def renorm(call: Call, x: LabeledTensor, order: float, dim: int, longest: float) -> LabeledTensor:
     """Slices along ``dim`` that are too long become shorter."""
     tie(call.labels, x, [d for d in range(x.ndim) if d != dim % x.ndim])
     return x

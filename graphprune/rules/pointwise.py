@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graphprune.rules.alignment import align
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, positive, sample, t
 from graphprune.rules.traits import Trait
@@ -27,7 +27,7 @@ _MASK = torch.tensor([[True], [False]], device="cpu")
 @rule(
     aten.mul.Tensor,
     aten.mul_.Tensor,
-    samples=[sample(t(2, 3, 4, labelled=[1, 2]), t(4))],
+    samples=[sample(t(2, 3, 4, labeled=[1, 2]), t(4))],
     traits=[Trait.SCALES],
 )
 @rule(aten.mul.Scalar, samples=[sample(t(2, 6), 0.5)], traits=[Trait.SCALES])
@@ -41,15 +41,15 @@ _MASK = torch.tensor([[True], [False]], device="cpu")
 @rule(aten.where.self, samples=[sample(bools(4, 3), t(4, 3), t(1, 3))], traits=[Trait.MASKS])
 @rule(aten.where.ScalarOther, samples=[sample(bools(4, 3), t(4, 3), 3.0)], traits=[Trait.MASKS])
 @rule(aten.where.ScalarSelf, samples=[sample(bools(4, 3), 3.0, t(4, 3))], traits=[Trait.MASKS])
-def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
+def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabeledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""
-    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabelledTensor)]
+    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabeledTensor)]
     if len(operands) == 1 and operands[0].shape == call.out:
-        return LabelledTensor(call.out, operands[0].arrays)
-    return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
+        return LabeledTensor(call.out, operands[0].arrays)
+    return LabeledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
-def elementwise_results(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor | tuple[LabelledTensor, ...]:
+def elementwise_results(call: Call, *args: Any, **kwargs: Any) -> LabeledTensor | tuple[LabeledTensor, ...]:
     """:func:`elementwise`; where there are several results (``frexp``), all are alike."""
     result = elementwise(call, *args, **kwargs)
     return result if len(call.outs) == 1 else (result,) * len(call.outs)
@@ -67,7 +67,7 @@ POINTWISE_SAMPLES = (
     samples=[sample(t(4, 6), 0.0, False)],
     traits=[Trait.DROPS],
 )
-def dropout(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
+def dropout(call: Call, x: LabeledTensor, *_: Any) -> tuple[LabeledTensor, LabeledTensor]:
     return x, x
 
 
@@ -75,7 +75,7 @@ def dropout(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, Lab
     aten.copy_.default,
     samples=[sample(t(2, 6), t(6))],
 )
-def copy_(call: Call, target: LabelledTensor, source: LabelledTensor, *_: Any) -> LabelledTensor:
+def copy_(call: Call, target: LabeledTensor, source: LabeledTensor, *_: Any) -> LabeledTensor:
     return elementwise(call, target, source)
 
 
@@ -92,15 +92,15 @@ _SAME = (Trait.IDENTITY, Trait.MOVES, Trait.KEEPS_INDEXES)
 )
 @rule(aten.detach.default, samples=[sample(t(2, 6))], traits=[*_SAME, Trait.DETACHES])
 @rule(aten._to_copy.default, samples=[sample(t(2, 6))], traits=[Trait.KEEPS_INDEXES])  # of another type: not the same
-def identity(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
-    return LabelledTensor(x.shape, x.arrays, x.movable)
+def identity(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
+    return LabeledTensor(x.shape, x.arrays, x.movable)
 
 
 @rule(
     aten._prelu_kernel.default,
     samples=[sample(t(2, 6), t(1, 6)), sample(t(2, 6), t(1, 1))],
 )
-def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTensor:
+def prelu(call: Call, x: LabeledTensor, weight: LabeledTensor) -> LabeledTensor:
     return elementwise(call, x, weight)
 
 
@@ -112,19 +112,19 @@ def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTens
     samples=[sample(t(2, 6))],
     traits=[Trait.ENTRYWISE],
 )
-def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
+def untagged(call: Call, x: LabeledTensor) -> LabeledTensor:
     """Elementwise, though torch does not say so."""
-    return LabelledTensor(x.shape, x.arrays)
+    return LabeledTensor(x.shape, x.arrays)
 
 
 @rule(aten.zero_.default, samples=[sample(t(2, 6))], traits=[Trait.ENTRYWISE])
-def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
+def zero_(call: Call, x: LabeledTensor) -> LabeledTensor:
     return x
 
 
 @rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)], traits=[Trait.ENTRYWISE])
 @rule(aten.fill_.Tensor, samples=[sample(t(2, 6), torch.tensor(3.0, device="cpu"))], traits=[Trait.ENTRYWISE])
-def fill_(call: Call, x: LabelledTensor, value: float | LabelledTensor) -> LabelledTensor:
+def fill_(call: Call, x: LabeledTensor, value: float | LabeledTensor) -> LabeledTensor:
     return x
 
 
@@ -135,6 +135,6 @@ def fill_(call: Call, x: LabelledTensor, value: float | LabelledTensor) -> Label
     aten.bernoulli.p,
     samples=[sample(t(2, 6), 1.0)],
 )
-def bernoulli(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+def bernoulli(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
     """Noise of the shape of ``x``: dropout and jitter written by hand."""
     return x

@@ -9,38 +9,38 @@ import torch
 
 from graphprune.rules.alignment import align
 from graphprune.rules.ending import ended, maps_over_space
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import ints, sample, t
 
 aten = torch.ops.aten
 
 
-def over_space(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> Any:
+def over_space(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> Any:
     """Batch and channel dimensions pass; a label in one of the last 1, 2 or 3 dimensions is fixed."""
     space = next(int(letter) for letter in call.op if letter.isdigit())
     dims = range(x.ndim - space, x.ndim)
     arrays = maps_over_space(call, x, dims, "acts over this dimension as space").arrays
-    outs = tuple(LabelledTensor(shape, arrays if len(shape) == x.ndim else ()) for shape in call.outs)
+    outs = tuple(LabeledTensor(shape, arrays if len(shape) == x.ndim else ()) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]
 
 
 def over_windows(
     call: Call,
-    x: LabelledTensor,
+    x: LabeledTensor,
     size: Sequence[int],
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0,),
     *_: Any,
-) -> LabelledTensor:
+) -> LabeledTensor:
     """As ``over_space``, but where windows of one entry lie side by side a dimension passes."""
     windows = zip(*(_each(v, len(size)) for v in (size, stride or size, padding)), strict=True)
     still = {x.ndim - len(size) + i for i, window in enumerate(windows) if window == (1, 1, 0)}
     passing = tuple(array for array in x.arrays if array.dims and array.dims <= still)
     out = over_space(
-        call, LabelledTensor(x.shape, tuple(array for array in x.arrays if not array.dims or array.dims - still))
+        call, LabeledTensor(x.shape, tuple(array for array in x.arrays if not array.dims or array.dims - still))
     )
-    return LabelledTensor(call.out, (*out.arrays, *passing))
+    return LabeledTensor(call.out, (*out.arrays, *passing))
 
 
 def _each(values: Sequence[int], rank: int) -> list[int]:
@@ -53,17 +53,17 @@ IMAGE = t(2, 4, 6, 6)
 WAVE = t(2, 4, 6)
 
 
-VOLUME = t(2, 4, 4, 4, 4, labelled=[1])
+VOLUME = t(2, 4, 4, 4, 4, labeled=[1])
 rule(aten.max_pool2d_with_indices.default, samples=[sample(IMAGE, [2, 2], [2, 2])])(over_space)
-rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
+rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labeled=[1]), [2, 2, 2])])(over_space)
 rule(aten.avg_pool1d.default, samples=[sample(WAVE, [2])])(over_space)
 rule(
     aten.avg_pool2d.default,
     samples=[sample(IMAGE, [2, 2]), sample(t(2, 4, 6, 5), [2, 1], [2, 1]), sample(t(2, 4, 5), [3, 1], [1])],
 )(over_windows)
-rule(aten.avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
+rule(aten.avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labeled=[1]), [2, 2, 2])])(over_space)
 rule(aten._adaptive_avg_pool2d.default, samples=[sample(IMAGE, [3, 3])])(over_space)
-rule(aten._adaptive_avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
+rule(aten._adaptive_avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labeled=[1]), [2, 2, 2])])(over_space)
 rule(aten.adaptive_max_pool2d.default, samples=[sample(IMAGE, [3, 3])])(over_space)
 rule(aten.upsample_nearest1d.default, samples=[sample(WAVE, [12])])(over_space)
 rule(aten.upsample_nearest2d.default, samples=[sample(IMAGE, [12, 12])])(over_space)
@@ -89,19 +89,19 @@ rule(aten.replication_pad3d.default, samples=[sample(VOLUME, [1, 1, 1, 1, 1, 1])
 @rule(
     aten.max_unpool2d.default,
     samples=[
-        sample(t(2, 4, 3, 3), ints(2, 4, 3, 3, below=36, labelled=[1]), [6, 6]),
-        sample(t(4, 3, 3), ints(4, 3, 3, below=36, labelled=[0]), [6, 6]),
+        sample(t(2, 4, 3, 3), ints(2, 4, 3, 3, below=36, labeled=[1]), [6, 6]),
+        sample(t(4, 3, 3), ints(4, 3, 3, below=36, labeled=[0]), [6, 6]),
     ],
 )
 @rule(
     aten.max_unpool3d.default,
     samples=[
-        sample(t(2, 4, 2, 2, 2), ints(2, 4, 2, 2, 2, below=64, labelled=[1]), [4, 4, 4], [2, 2, 2], [0, 0, 0]),
+        sample(t(2, 4, 2, 2, 2), ints(2, 4, 2, 2, 2, below=64, labeled=[1]), [4, 4, 4], [2, 2, 2], [0, 0, 0]),
     ],
 )
-def max_unpool(call: Call, x: LabelledTensor, places: LabelledTensor, size: Sequence[int], *_: Any) -> LabelledTensor:
+def max_unpool(call: Call, x: LabeledTensor, places: LabeledTensor, size: Sequence[int], *_: Any) -> LabeledTensor:
     """Every entry goes to its place in the plane (or volume) of its channel. [..., c, h, w] to [..., c, H, W]."""
     space = range(x.ndim - len(size), x.ndim)
     operands = [ended(call, operand, space, "places in space") for operand in (x, places)]
     arrays = [array for array in align(call.labels, operands, x.shape) if not array.dims & set(space)]
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(arrays))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphprune.rules.alignment import reduce_dims, tie
 from graphprune.rules.ending import ended
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.traits import Trait
@@ -18,13 +18,13 @@ from graphprune.rules.traits import Trait
 aten = torch.ops.aten
 
 
-def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: bool) -> LabelledTensor:
+def reduced(call: Call, x: LabeledTensor, dims: Sequence[int] | None, keepdim: bool) -> LabeledTensor:
     """``x`` without the labels of ``dims`` (None: all); where there are no entries (``x[:, :0]``), no label is left."""
     gone = [d % x.ndim for d in dims] if dims else list(range(x.ndim))
     arrays = [array for array in reduce_dims(call.labels, x, gone) if array.ids.size]
     if keepdim:
-        return LabelledTensor(call.out, tuple(arrays))
-    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
+        return LabeledTensor(call.out, tuple(arrays))
+    return LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
 
 
 def summed_dims(x: Any, dims: Any = None, *_: Any, **__: Any) -> list[tuple[int, Sequence[int]]]:
@@ -32,7 +32,7 @@ def summed_dims(x: Any, dims: Any = None, *_: Any, **__: Any) -> list[tuple[int,
     return [(0, [dims] if isinstance(dims, int) else dims or range(len(x.meta["shape"])))]
 
 
-def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
+def _mixing(call: Call, x: LabeledTensor, dims: Sequence[int] | None) -> None:
     if met := x.touching(dims or range(x.ndim)):
         call.labels.mixes_channels(f"{call.op} is taken over channels", met)
 
@@ -50,8 +50,8 @@ def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     traits=[Trait.STATISTIC],
 )
 def sum_(
-    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LabeledTensor:
     """Zeros add nothing: exact."""
     return reduced(call, x, dims, keepdim)
 
@@ -61,22 +61,22 @@ def sum_(
     samples=[
         sample(t(2, 3, 4), 2, [1]),
         sample(t(2, 3, 4), 1, [-1], True),
-        sample(t(3, 4, labelled=[0]), -1, [1]),
+        sample(t(3, 4, labeled=[0]), -1, [1]),
     ],
     sums=lambda x, order=2, dims=None, *_, **__: summed_dims(x, dims),
     traits=[Trait.STATISTIC],
 )
 def vector_norm(
     call: Call,
-    x: LabelledTensor,
+    x: LabeledTensor,
     order: float = 2,
     dims: Sequence[int] | None = None,
     keepdim: bool = False,
     **_: Any,
-) -> LabelledTensor:
+) -> LabeledTensor:
     """Zeros add nothing, unless the order is negative."""
     if order < 0:
-        call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims or range(x.ndim)))), "a norm of negative order")
+        call.freeze(LabeledTensor(x.shape, tuple(x.touching(dims or range(x.ndim)))), "a norm of negative order")
     return reduced(call, x, dims, keepdim)
 
 
@@ -86,7 +86,7 @@ def vector_norm(
     sums=lambda x, **_: summed_dims(x),
     traits=[Trait.STATISTIC],
 )
-def sum_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
+def sum_all(call: Call, x: LabeledTensor, **_: Any) -> LabeledTensor:
     return reduced(call, x, None, False)
 
 
@@ -100,14 +100,14 @@ def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, kee
     samples=[
         sample(t(2, 3, 4), [1]),
         sample(t(2, 3, 4), [-1], True),
-        sample(t(2, 3, 4, 4, labelled=[1]), [2, 3]),
+        sample(t(2, 3, 4, 4, labeled=[1]), [2, 3]),
     ],
     masked=masked_mean,
     traits=[Trait.STATISTIC],
 )
 def mean(
-    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LabeledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
@@ -118,7 +118,7 @@ def mean(
     masked=lambda alive, x, **_: masked_mean(alive, x),
     traits=[Trait.STATISTIC],
 )
-def mean_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
+def mean_all(call: Call, x: LabeledTensor, **_: Any) -> LabeledTensor:
     _mixing(call, x, None)
     return reduced(call, x, None, False)
 
@@ -135,13 +135,13 @@ def masked_variance(
 
 @rule(
     aten.var.correction,
-    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
+    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labeled=[0]), [1, 2])],
     masked=masked_variance,
     traits=[Trait.STATISTIC],
 )
 def variance(
-    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> LabeledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
@@ -156,8 +156,8 @@ def variance(
     traits=[Trait.STATISTIC],
 )
 def variance_and_mean(
-    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> tuple[LabeledTensor, LabeledTensor]:
     _mixing(call, x, dims)
     out = reduced(call, x, dims, keepdim)
     return out, out
@@ -171,13 +171,13 @@ def _masked_extreme(function: Callable[..., Tensor], fill: float) -> Callable[..
 
 
 @rule(aten.amax.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amax, float("-inf")))
-def amax(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabelledTensor:
+def amax(call: Call, x: LabeledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabeledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
 
 @rule(aten.amin.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amin, float("inf")))
-def amin(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabelledTensor:
+def amin(call: Call, x: LabeledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabeledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
@@ -188,13 +188,13 @@ def amin(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool 
     traits=[Trait.KNOWS_INDEXES],
 )
 def with_indices(
-    call: Call, x: LabelledTensor, dim: int = -1, *args: Any, **_: Any
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, dim: int = -1, *args: Any, **_: Any
+) -> tuple[LabeledTensor, LabeledTensor]:
     """Positions are returned: channels of that dimension keep theirs."""
     left = ended(call, x, [dim], "returns the number of a channel").arrays
     if len(call.out) < x.ndim:
         left = tuple(array.at(array.ids.squeeze(dim)) for array in left)
-    return LabelledTensor(call.out, left, indexed=x.indexed), LabelledTensor(call.out, left)
+    return LabeledTensor(call.out, left, indexed=x.indexed), LabeledTensor(call.out, left)
 
 
 def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., Any]:
@@ -209,9 +209,7 @@ _ALONG = (sample(t(3, 4, 2), 1), sample(t(3, 4), -1), sample(t(3, 4, 2), 1, True
 
 @rule(aten.max.dim, samples=_ALONG, masked=_masked_along(torch.max, float("-inf")))
 @rule(aten.min.dim, samples=_ALONG, masked=_masked_along(torch.min, float("inf")))
-def extreme_along(
-    call: Call, x: LabelledTensor, dim: int, keepdim: bool = False
-) -> tuple[LabelledTensor, LabelledTensor]:
+def extreme_along(call: Call, x: LabeledTensor, dim: int, keepdim: bool = False) -> tuple[LabeledTensor, LabeledTensor]:
     """Where nobody asks for the positions, channels can be among those that are compared."""
     if call.used is None or 1 in call.used:
         return with_indices(call, x, dim)
@@ -221,7 +219,7 @@ def extreme_along(
 
 
 @rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)], sums=summed_dims)
-def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
+def cumsum(call: Call, x: LabeledTensor, dim: int, **_: Any) -> LabeledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
     tie(call.labels, x, [dim])
     for array in x.touching([dim]):

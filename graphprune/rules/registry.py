@@ -11,7 +11,7 @@ from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
 from graphprune.errors import RuleError
-from graphprune.rules.labels import LabelledTensor, Labels, all_arrays
+from graphprune.rules.labels import LabeledTensor, Labels, all_arrays
 from graphprune.rules.macs import MacsFunction
 from graphprune.rules.matmul_view import MatmulView
 from graphprune.rules.norm import Norm, NormCall
@@ -37,7 +37,7 @@ Sums = Callable[..., Sequence[tuple[int, Sequence[int]]]]
 
 @dataclass(frozen=True)
 class Call:
-    """One ATen call while it is labelled. ``out`` is the shape of its (first) result, ``outs`` of all.
+    """One ATen call while it is labeled. ``out`` is the shape of its (first) result, ``outs`` of all.
 
     ``used`` are the numbers of the results that the program looks at (None: perhaps all of them).
     """
@@ -45,7 +45,7 @@ class Call:
     op: str
     labels: Labels
     outs: tuple[Shape, ...]
-    counts: dict[str, LabelledTensor] = field(default_factory=dict)
+    counts: dict[str, LabeledTensor] = field(default_factory=dict)
     used: frozenset[int] | None = None
 
     @property
@@ -60,7 +60,7 @@ class Call:
         """Fix all labels of ``values``; the reason starts with the operation's name."""
         self.labels.fix(all_arrays(values), f"{self.op}: {text}")
 
-    def count(self, name: str, of: LabelledTensor) -> None:
+    def count(self, name: str, of: LabeledTensor) -> None:
         """Say what an integer argument counts that no dimension of a tensor shows (``groups``)."""
         self.counts[name] = of
 
@@ -210,7 +210,7 @@ def rule(
     (``"library::operator"``) where the library that brings them may not be loaded.
 
     The function is called as ``function(call, *args, **kwargs)`` with every tensor replaced by its
-    :class:`~graphprune.rules.LabelledTensor`, and returns the result's labels (a tuple for several results). The other
+    :class:`~graphprune.rules.LabeledTensor`, and returns the result's labels (a tuple for several results). The other
     arguments are those of :class:`Rule`.
 
     Raises:

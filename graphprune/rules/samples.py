@@ -12,21 +12,21 @@ from graphprune.utils.operators import Args, Kwargs
 
 @dataclass(frozen=True)
 class T:
-    """A sample's float tensor of this shape; ``labelled``: the dimensions pruned in tests (default: all)."""
+    """A sample's float tensor of this shape; ``labeled``: the dimensions pruned in tests (default: all)."""
 
     shape: Shape
-    labelled: tuple[int, ...] | None = None
+    labeled: tuple[int, ...] | None = None
     kind: str = "float"
 
 
-def t(*shape: int, labelled: Sequence[int] | None = None) -> T:
+def t(*shape: int, labeled: Sequence[int] | None = None) -> T:
     """A float tensor argument of a sample."""
-    return T(shape, None if labelled is None else tuple(labelled))
+    return T(shape, None if labeled is None else tuple(labeled))
 
 
-def ints(*shape: int, below: int, labelled: Sequence[int] = ()) -> T:
+def ints(*shape: int, below: int, labeled: Sequence[int] = ()) -> T:
     """An integer tensor argument of a sample, with values in ``[0, below)``; none of its dimensions is pruned."""
-    return T(shape, tuple(labelled), kind=f"int{below}")
+    return T(shape, tuple(labeled), kind=f"int{below}")
 
 
 def positive(*shape: int) -> T:
@@ -39,9 +39,9 @@ def fractions(*shape: int) -> T:
     return T(shape, kind="fraction")
 
 
-def complexes(*shape: int, labelled: Sequence[int] | None = None) -> T:
+def complexes(*shape: int, labeled: Sequence[int] | None = None) -> T:
     """A complex tensor argument of a sample."""
-    return T(shape, None if labelled is None else tuple(labelled), kind="complex")
+    return T(shape, None if labeled is None else tuple(labeled), kind="complex")
 
 
 def bools(*shape: int) -> T:

@@ -15,7 +15,7 @@ import torch
 from graphprune.rules.alignment import align
 from graphprune.rules.ending import ended
 from graphprune.rules.indexing import looked_up, permuted
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, ints, sample, t, whole_rows
 from graphprune.rules.traits import Trait
@@ -24,12 +24,12 @@ from graphprune.utils.arrays import Dims
 aten = torch.ops.aten
 
 
-def _flattened(x: LabelledTensor, dims: Dims) -> LabelledTensor:
+def _flattened(x: LabeledTensor, dims: Dims) -> LabeledTensor:
     """``x``, which has no labels in ``dims``, as if these had one entry."""
-    return LabelledTensor(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.arrays, x.movable)
+    return LabeledTensor(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.arrays, x.movable)
 
 
-def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
+def _column_by_column(call: Call, dim: int, text: str, *operands: LabeledTensor) -> tuple[LabelArray, ...]:
     """The labels of an operation that counts entries of ``dim`` and takes every other place by itself.
 
     In a dimension in which the operands differ in size, the first entries alone take part: they are counted too. An
@@ -55,10 +55,10 @@ BY_NUMBER = (_WRITTEN, _READ)
 """How the reasons end for fixing a dimension in which entries are counted."""
 
 
-_INDEX = ints(4, 6, below=4, labelled=[1])
+_INDEX = ints(4, 6, below=4, labeled=[1])
 
 
-_HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
+_HEADS = ints(4, 3, 2, below=4, labeled=[1, 2])
 
 
 @rule(
@@ -68,7 +68,7 @@ _HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
     aten.scatter_add_.default,
     samples=[
         sample(t(4, 6), 0, _INDEX, t(4, 6)),
-        sample(t(4, 3, 2, labelled=[1, 2]), 0, _HEADS, t(4, 3, 2, labelled=[1, 2])),
+        sample(t(4, 3, 2, labeled=[1, 2]), 0, _HEADS, t(4, 3, 2, labeled=[1, 2])),
         sample(t(6, 4), -1, torch.tensor([[1, 0]], device="cpu").expand(6, 2), t(6, 2)),
         sample(t(4, 6), 0, torch.tensor([[1, 0, 3]], device="cpu"), t(2, 6)),
     ],
@@ -88,10 +88,10 @@ _HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
     ],
 )
 def scatter(
-    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, source: LabelledTensor, *_: Any, **__: Any
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, source: LabeledTensor, *_: Any, **__: Any
+) -> LabeledTensor:
     """``x[index[i, c], c] = source[i, c]``, or the same with a reduction."""
-    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index, source))
+    return LabeledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index, source))
 
 
 @rule(
@@ -100,9 +100,9 @@ def scatter(
     samples=[sample(t(4, 6), 0, _INDEX, 2.0)],
 )
 def scatter_value(
-    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float, **_: Any
-) -> LabelledTensor:
-    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index))
+    call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, value: float, **_: Any
+) -> LabeledTensor:
+    return LabeledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index))
 
 
 @rule(
@@ -115,31 +115,31 @@ def scatter_value(
     ],
     traits=[Trait.KNOWS_INDEXES],
 )
-def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: Any) -> LabelledTensor:
+def gather(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, **_: Any) -> LabeledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
     followed = _in_order(call, x, dim % max(x.ndim, 1), index)
     if followed is not None:
         return followed
     if index.indexed is not None:
         x = looked_up(call, x, dim, index.indexed)
-    return LabelledTensor(call.out, _column_by_column(call, dim, _READ, x, index))
+    return LabeledTensor(call.out, _column_by_column(call, dim, _READ, x, index))
 
 
-def _in_order(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor | None:
+def _in_order(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -> LabeledTensor | None:
     """The channels of ``dim`` in the order of a buffer that is repeated along other dimensions; None: it is not so."""
     lines = [array for array in index.arrays if array.dims == {dim}]
     if index.numbers is None or len(lines) != 1 or index.ndim != x.ndim:
         return None
-    line = LabelledTensor(index.numbers.shape, (lines[0].at(lines[0].ids.reshape(-1)),), numbers=index.numbers)
+    line = LabeledTensor(index.numbers.shape, (lines[0].at(lines[0].ids.reshape(-1)),), numbers=index.numbers)
     followed = permuted(call, x, dim, line)
     if followed is None:
         return None
     rest = [
-        LabelledTensor(value.shape, tuple(array for array in value.arrays if dim not in array.dims), value.movable)
+        LabeledTensor(value.shape, tuple(array for array in value.arrays if dim not in array.dims), value.movable)
         for value in (x, index)
     ]
     arrays = _column_by_column(call, dim, _READ, *rest)
-    return LabelledTensor(call.out, (*arrays, *followed.touching([dim])))
+    return LabeledTensor(call.out, (*arrays, *followed.touching([dim])))
 
 
 @rule(
@@ -158,13 +158,13 @@ def _in_order(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) ->
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2], device="cpu"), t(3, 6), "amax", include_self=False)],
 )
 def index_add(
-    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, source: LabelledTensor, *_: Any, **__: Any
-) -> LabelledTensor:
+    call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, source: LabeledTensor, *_: Any, **__: Any
+) -> LabeledTensor:
     """``x[index[i]] += source[i]``, also with other reductions than a sum."""
     if not x.ndim:
         return x
     call.freeze(index, _WRITTEN)
-    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
+    return LabeledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
 
 
 @rule(
@@ -172,9 +172,9 @@ def index_add(
     aten.index_fill_.int_Scalar,
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0], device="cpu"), 1.5)],
 )
-def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float) -> LabelledTensor:
+def index_fill(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, value: float) -> LabeledTensor:
     call.freeze(index, _WRITTEN)
-    return LabelledTensor(x.shape, ended(call, x, [dim], _WRITTEN).arrays)
+    return LabeledTensor(x.shape, ended(call, x, [dim], _WRITTEN).arrays)
 
 
 @rule(
@@ -182,17 +182,17 @@ def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, v
     samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0], device="cpu"))],
     traits=[Trait.PICKS, Trait.KNOWS_INDEXES],
 )
-def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
+def index_select(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -> LabeledTensor:
     followed = permuted(call, x, dim, index)
     if followed is not None:
         return followed
     call.freeze(index, _READ)
     if index.indexed is not None:
         x = looked_up(call, x, dim, index.indexed)
-    return LabelledTensor(call.out, ended(call, x, [dim], _READ).arrays, indexed=x.indexed)
+    return LabeledTensor(call.out, ended(call, x, [dim], _READ).arrays, indexed=x.indexed)
 
 
-def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> tuple[list[int], int | None]:
+def counted_dims(x: LabeledTensor, index: Sequence[LabeledTensor | None]) -> tuple[list[int], int | None]:
     """The dimensions of ``x`` that ``index`` counts in, and how many take their place (None: it cannot be told).
 
     A mask takes the place of as many dimensions as it has; integers of the same shape cannot be told from it.
@@ -214,7 +214,7 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
 @rule(
     aten.index.Tensor,
     samples=[
-        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2], device="cpu")]),
+        sample(t(5, 3, labeled=[1]), [torch.tensor([4, 0, 2], device="cpu")]),
         sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]], device="cpu")]),
         sample(t(3, 4, 2), [torch.tensor([2, 0], device="cpu"), None, torch.tensor([1, 0], device="cpu")]),
         sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]], device="cpu")]),
@@ -226,12 +226,12 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
             ],
         ),
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
-        sample(t(7, 4), [ints(2, 3, below=7, labelled=[1])]),
-        sample(t(2, 7, 4), [None, ints(2, 3, below=7, labelled=[1])]),
+        sample(t(7, 4), [ints(2, 3, below=7, labeled=[1])]),
+        sample(t(2, 7, 4), [None, ints(2, 3, below=7, labeled=[1])]),
     ],
     traits=[Trait.KNOWS_INDEXES, Trait.TAKES_ROWS],
 )
-def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None]) -> LabelledTensor:
+def index(call: Call, x: LabeledTensor, indices: Sequence[LabeledTensor | None]) -> LabeledTensor:
     """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
     first = indices[0]
     if first is not None and takes_whole_rows(x, first):
@@ -254,10 +254,10 @@ def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None
     arrays = [_moved(array, rest, place, len(call.out)) for array in ended(call, x, counted, _READ).arrays]
     after = (1,) * (len(call.out) - at - new)
     arrays += [array.at(array.ids.reshape((1,) * at + array.ids.shape + after)) for array in made]
-    return LabelledTensor(call.out, tuple(arrays), indexed=x.indexed)
+    return LabeledTensor(call.out, tuple(arrays), indexed=x.indexed)
 
 
-def _made_numbers(given: Sequence[tuple[int, LabelledTensor]], new: int) -> Sequence[LabelArray]:
+def _made_numbers(given: Sequence[tuple[int, LabeledTensor]], new: int) -> Sequence[LabelArray]:
     """The labels of numbers that channels made (``table[(y > 0).long()]``), which stand in the result as they are.
 
     Args:
@@ -273,22 +273,22 @@ def _adjacent(dims: Sequence[int]) -> bool:
     return list(dims) == list(range(dims[0], dims[0] + len(dims)))
 
 
-def takes_whole_rows(x: LabelledTensor, mask: LabelledTensor) -> bool:
+def takes_whole_rows(x: LabeledTensor, mask: LabeledTensor) -> bool:
     """Does a mask of the shape of ``x`` choose all channels (the last dimension) of a place, or none of them?"""
     return mask.shape == x.shape and x.ndim > 1 and x.ndim - 1 in mask.repeats
 
 
-def _rows_in_a_line(call: Call, x: LabelledTensor, mask: LabelledTensor) -> LabelledTensor:
+def _rows_in_a_line(call: Call, x: LabeledTensor, mask: LabeledTensor) -> LabeledTensor:
     """The chosen rows one behind the other. [..., c] -> [rows * c]."""
     arrays = _last_dimension(call, x, mask)
     if not arrays or not call.out[0]:
-        return LabelledTensor(call.out)
+        return LabeledTensor(call.out)
     call.labels.fix(arrays[1:], f"{call.op}: several choices in one dimension")
     line = arrays[0].ids.reshape(-1)
-    return LabelledTensor(call.out, (arrays[0].at(np.tile(line, call.out[0] // len(line))),))
+    return LabeledTensor(call.out, (arrays[0].at(np.tile(line, call.out[0] // len(line))),))
 
 
-def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
+def _last_dimension(call: Call, *operands: LabeledTensor) -> tuple[LabelArray, ...]:
     """The labels of the last dimension of operands that have the same channels there; places are counted."""
     rank = max(x.ndim for x in operands)
     lines = []
@@ -296,7 +296,7 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
         arrays = ended(call, x, range(x.ndim - 1), "places are counted").arrays
         shape = (*[1] * (rank - 1), x.shape[-1])
         lines.append(
-            LabelledTensor(
+            LabeledTensor(
                 shape, tuple(array.at(array.ids.reshape(*[1] * (rank - 1), -1)) for array in arrays), x.movable
             )
         )
@@ -314,14 +314,14 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
     ],
     traits=[Trait.TAKES_ROWS],
 )
-def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
+def masked_scatter(call: Call, x: LabeledTensor, mask: LabeledTensor, source: LabeledTensor) -> LabeledTensor:
     """The source is read entry after entry: its rows where the mask takes whole rows."""
     whole = takes_whole_rows(x, mask) or (x.ndim == mask.ndim and mask.shape[-1] == 1 < x.shape[-1])
     if whole and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
         arrays = _last_dimension(call, x, mask, source)
-        return LabelledTensor(call.out, tuple(array.at(array.ids.reshape(*[1] * (x.ndim - 1), -1)) for array in arrays))
+        return LabeledTensor(call.out, tuple(array.at(array.ids.reshape(*[1] * (x.ndim - 1), -1)) for array in arrays))
     call.freeze((x, mask, source), "entries are taken in the order of memory")
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)
 
 
 @rule(
@@ -331,14 +331,14 @@ def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: 
     samples=[
         sample(t(5, 3), [torch.tensor([4, 0, 4], device="cpu")], t(3, 3), True),
         sample(t(5, 3), [torch.tensor([4, 0], device="cpu")], t(3)),
-        sample(t(2, 5, 3), [None, torch.tensor([4, 0], device="cpu")], t(2, 2, 3, labelled=[0, 2])),
+        sample(t(2, 5, 3), [None, torch.tensor([4, 0], device="cpu")], t(2, 2, 3, labeled=[0, 2])),
         sample(
             t(3, 2, 4),
             [torch.tensor([2, 0], device="cpu"), None, torch.tensor([1, 0], device="cpu")],
-            t(2, 2, labelled=[1]),
+            t(2, 2, labeled=[1]),
         ),
         sample(
-            t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]], device="cpu")], t(4, 4, labelled=[1])
+            t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]], device="cpu")], t(4, 4, labeled=[1])
         ),
         sample(t(4, 3, 2), [None, torch.tensor([True, False, True], device="cpu")], t(2)),
         sample(t(2, 4, 3), [bools(2, 4, 3)], torch.tensor(0.5, dtype=torch.float64, device="cpu")),
@@ -348,14 +348,14 @@ def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: 
 )
 def index_put(
     call: Call,
-    x: LabelledTensor,
-    index: Sequence[LabelledTensor | None],
-    values: LabelledTensor,
+    x: LabeledTensor,
+    index: Sequence[LabeledTensor | None],
+    values: LabeledTensor,
     *_: Any,
-) -> LabelledTensor:
+) -> LabeledTensor:
     """Values are laid over the dimensions that are left, which may have moved behind those of the numbers."""
     if (mask := _fills_a_mask(x, index, values)) is not None:
-        return LabelledTensor(x.shape, tuple(align(call.labels, (x, mask), x.shape)))
+        return LabeledTensor(x.shape, tuple(align(call.labels, (x, mask), x.shape)))
     counted, rank = counted_dims(x, index)
     rest = [d for d in range(x.ndim) if d not in counted]
     call.freeze([i for i in index if i is not None], _WRITTEN)
@@ -369,21 +369,21 @@ def index_put(
     first = len(wide) - values.ndim
     numbered = [d - first for d in range(len(before), len(before) + rank) if d >= first]
     values = _flattened(ended(call, values, numbered, _WRITTEN), frozenset(numbered)) if values.ndim else values
-    spread = LabelledTensor(wide, tuple(_moved(array, rest, place, len(wide)) for array in x.arrays), x.movable)
+    spread = LabeledTensor(wide, tuple(_moved(array, rest, place, len(wide)) for array in x.arrays), x.movable)
     arrays = align(call.labels, (spread, values), wide)
-    return LabelledTensor(x.shape, tuple(_moved(array, place, rest, x.ndim) for array in arrays))
+    return LabeledTensor(x.shape, tuple(_moved(array, place, rest, x.ndim) for array in arrays))
 
 
 def _fills_a_mask(
-    x: LabelledTensor, index: Sequence[LabelledTensor | None], values: LabelledTensor
-) -> LabelledTensor | None:
+    x: LabeledTensor, index: Sequence[LabeledTensor | None], values: LabeledTensor
+) -> LabeledTensor | None:
     """The mask of ``x[:, mask] = number``, which counts nothing, laid over ``x``; None for other writes."""
     place, mask = next((place, i) for place, i in enumerate(index) if i is not None)
     if not mask.boolean or any(i is not None for i in index[place + 1 :]) or np.prod(values.shape) != 1:
         return None
     before, after = (1,) * place, (1,) * (x.ndim - place - mask.ndim)
     arrays = (array.at(array.ids.reshape(before + array.ids.shape + after)) for array in mask.arrays)
-    return LabelledTensor(before + mask.shape + after, tuple(arrays), boolean=True)
+    return LabeledTensor(before + mask.shape + after, tuple(arrays), boolean=True)
 
 
 def _moved(array: LabelArray, old: Sequence[int], new: Sequence[int], rank: int) -> LabelArray:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphprune.rules.ending import ended
 from graphprune.rules.indexing import column
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
 
@@ -24,8 +24,8 @@ _NUMBERS = "returns the number of a channel"
     samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1)],
 )
 def kth_along(
-    call: Call, x: LabelledTensor, count: int, dim: int = -1, *_: Any, **__: Any
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, count: int, dim: int = -1, *_: Any, **__: Any
+) -> tuple[LabeledTensor, LabeledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""
     out = _without(call, x, dim)
     return out, out
@@ -41,8 +41,8 @@ def _living_topk(alive: Tensor, x: Tensor, count: int, dim: int = -1, *rest: Any
     masked=_living_topk,
 )
 def chosen_along(
-    call: Call, x: LabelledTensor, count: int, dim: int = -1, *_: Any, **__: Any
-) -> tuple[LabelledTensor, LabelledTensor]:
+    call: Call, x: LabeledTensor, count: int, dim: int = -1, *_: Any, **__: Any
+) -> tuple[LabeledTensor, LabeledTensor]:
     """Values and their numbers along ``dim``. Entries of it can go as long as ``count`` are left."""
     labels = column(x, dim)
     if labels is None:
@@ -51,14 +51,14 @@ def chosen_along(
     call.labels.chosen(labels, count)
     call.labels.mixes_channels(f"{call.op} chooses among channels")
     rest = tuple(array for array in x.arrays if dim % x.ndim not in array.dims)
-    return LabelledTensor(call.out, rest), LabelledTensor(call.out, rest, indexed=labels)
+    return LabeledTensor(call.out, rest), LabeledTensor(call.out, rest, indexed=labels)
 
 
-def _without(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
+def _without(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
     """Labels of what is left of ``x`` when ``dim`` is chosen from; the result has it or not."""
     kept = ended(call, x, [dim], _NUMBERS).arrays
     gone = len(call.out) < x.ndim
-    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in kept))
+    return LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in kept))
 
 
 @rule(
@@ -66,21 +66,21 @@ def _without(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     aten.argmin.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1, True), sample(t(3, 4))],
 )
-def extreme_number(call: Call, x: LabelledTensor, dim: int | None = None, keepdim: bool = False) -> LabelledTensor:
+def extreme_number(call: Call, x: LabeledTensor, dim: int | None = None, keepdim: bool = False) -> LabeledTensor:
     if dim is not None:
         return _without(call, x, dim)
     call.freeze(x, _NUMBERS)
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)
 
 
 @rule(aten.nonzero.default, samples=[sample(t(3, 4))])
-def nonzero(call: Call, x: LabelledTensor) -> LabelledTensor:
+def nonzero(call: Call, x: LabeledTensor) -> LabeledTensor:
     call.freeze(x, _NUMBERS)
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)
 
 
 @rule(aten.masked_select.default, samples=[sample(t(3, 4), bools(3, 4))])
-def masked_select(call: Call, x: LabelledTensor, mask: LabelledTensor) -> LabelledTensor:
+def masked_select(call: Call, x: LabeledTensor, mask: LabeledTensor) -> LabeledTensor:
     """How long the result is depends on the values."""
     call.freeze((x, mask), "entries are taken in the order of memory")
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphprune.rules.ending import ended
-from graphprune.rules.labels import NOT_A_CHANNEL, LabelledTensor
+from graphprune.rules.labels import NOT_A_CHANNEL, LabeledTensor
 from graphprune.rules.movement import selected
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, rule
@@ -20,9 +20,9 @@ aten = torch.ops.aten
 # ---------------------------------------------------------------- Fourier transforms
 
 
-def transformed(call: Call, x: LabelledTensor, dims: Sequence[int], *_: Any, **__: Any) -> LabelledTensor:
+def transformed(call: Call, x: LabeledTensor, dims: Sequence[int], *_: Any, **__: Any) -> LabeledTensor:
     """Every frequency mixes all entries of the dimensions ``dims``; the others pass."""
-    return LabelledTensor(call.out, ended(call, x, dims, "transforms over this dimension").arrays)
+    return LabeledTensor(call.out, ended(call, x, dims, "transforms over this dimension").arrays)
 
 
 rule(aten._fft_r2c.default, samples=[sample(t(3, 4, 6), [2], 0, True), sample(t(4, 6), [0], 2, False)])(transformed)
@@ -34,16 +34,16 @@ rule(aten._fft_c2r.default, samples=[sample(complexes(3, 4, 4), [2], 2, 6)])(tra
 
 
 @rule(aten.view_as_real.default, samples=[sample(complexes(3, 4))])
-def view_as_real(call: Call, x: LabelledTensor) -> LabelledTensor:
+def view_as_real(call: Call, x: LabeledTensor) -> LabeledTensor:
     """The real and the imaginary part lie in a new last dimension; both live or neither."""
     return x.moved(call.out, (array.at(array.ids[..., None]) for array in x.arrays))
 
 
 @rule(
     aten.view_as_complex.default,
-    samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1])), sample(t(3, 4, 2))],
+    samples=[sample(t(3, 4, 2, labeled=[0, 1])), sample(t(3, 2, labeled=[0, 1])), sample(t(3, 4, 2))],
 )
-def view_as_complex(call: Call, x: LabelledTensor) -> LabelledTensor:
+def view_as_complex(call: Call, x: LabeledTensor) -> LabeledTensor:
     """Both parts of a number live or neither; what a last dimension of two was seen in keeps its pairs."""
     last = x.ndim - 1
     call.labels.fix([array for array in x.arrays if array.dims == {last}], NOT_A_CHANNEL)
@@ -55,12 +55,12 @@ def view_as_complex(call: Call, x: LabelledTensor) -> LabelledTensor:
     aten.polar.default,
     samples=[sample(t(3, 4), t(3, 4)), sample(t(2, 3, 4), t(4))],
 )
-def from_two(call: Call, x: LabelledTensor, y: LabelledTensor) -> LabelledTensor:
+def from_two(call: Call, x: LabeledTensor, y: LabeledTensor) -> LabeledTensor:
     return elementwise(call, x, y)
 
 
 @rule(aten._conj.default, aten._neg_view.default, samples=[sample(complexes(3, 4))])
-def conjugate(call: Call, x: LabelledTensor) -> LabelledTensor:
+def conjugate(call: Call, x: LabeledTensor) -> LabeledTensor:
     return x
 
 
@@ -68,6 +68,6 @@ def conjugate(call: Call, x: LabelledTensor) -> LabelledTensor:
 
 
 @rule(aten.linalg_matrix_exp.default, samples=[sample(t(4, 3, 3))])
-def of_a_matrix(call: Call, x: LabelledTensor) -> LabelledTensor:
+def of_a_matrix(call: Call, x: LabeledTensor) -> LabeledTensor:
     """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
-    return LabelledTensor(call.out, ended(call, x, (-1, -2), "a function of the whole matrix").arrays)
+    return LabeledTensor(call.out, ended(call, x, (-1, -2), "a function of the whole matrix").arrays)

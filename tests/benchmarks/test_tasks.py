@@ -92,7 +92,7 @@ def test_calibration_is_training_data_without_targets(name: str) -> None:
     made = TASKS[name](quick=True)
     inputs = torch.cat(made.calibration(70, seed=3))
     assert len(inputs) == 70
-    assert torch.equal(inputs, torch.cat([x for x, _ in made.labelled(70, seed=3)]))
+    assert torch.equal(inputs, torch.cat([x for x, _ in made.labeled(70, seed=3)]))
     assert not torch.equal(inputs, torch.cat(made.calibration(70, seed=4)))
 
 
@@ -129,7 +129,7 @@ def test_digits_are_read_finely_at_nine_places() -> None:
 
 def test_variants_are_the_samples_and_shifts_of_them() -> None:
     made = TASKS["digits-resnet20"](quick=True)
-    plain, varied = made.labelled(5, seed=3), made.varied(5, seed=3)
+    plain, varied = made.labeled(5, seed=3), made.varied(5, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(plain[0], varied[0], strict=True))
     assert len(varied) == digits.VARIANTS
     assert all(torch.equal(labels, plain[0][1]) for _, labels in varied)
@@ -276,9 +276,9 @@ def test_squared_gradients_are_of_single_samples() -> None:
     given = case()
     wanted = torch.zeros_like(given.dense.fc.weight)
     mean = torch.zeros_like(wanted)
-    rows = sum(len(target) for _, target in given.labelled)
+    rows = sum(len(target) for _, target in given.labeled)
     assert rows == 6 * digits.VARIANTS
-    for inputs, target in given.labelled:
+    for inputs, target in given.labeled:
         for one, label in zip(inputs.split(1), target.split(1), strict=True):
             loss = F.cross_entropy(given.dense(one), label)
             (gradient,) = torch.autograd.grad(loss, given.dense.fc.weight)

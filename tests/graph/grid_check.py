@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from graphprune.graph.channel_order import Disorder, ReplayedLabels, ragged
-from graphprune.graph.propagate import Labelling, call_rule
+from graphprune.graph.propagate import Labeling, call_rule
 from graphprune.graph.rule_check import (
     MEND_RULE,
     RuleCheckError,
@@ -34,7 +34,7 @@ from graphprune.graph.rule_check import (
     slimmed,
 )
 from graphprune.graph.solve import Solution, solve
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
+from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, ParameterAxis
 from graphprune.rules.registry import Rule, has_trait, in_any_type
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
@@ -50,7 +50,7 @@ def rows_and_columns(placeholder: Any, seed: int, transposed: bool) -> Pair | No
     """The dimensions of a sample tensor that are rows and columns of its grid; None: it has no room for one."""
     if isinstance(placeholder, Tensor):
         return None
-    wanted = range(len(placeholder.shape)) if placeholder.labelled is None else placeholder.labelled
+    wanted = range(len(placeholder.shape)) if placeholder.labeled is None else placeholder.labeled
     dims = [d for d in wanted if placeholder.shape[d] > 1]
     if len(dims) < 2:
         return None
@@ -58,7 +58,7 @@ def rows_and_columns(placeholder: Any, seed: int, transposed: bool) -> Pair | No
     return (j, i) if transposed else (i, j)
 
 
-def grid_labels(placeholder: Any, labels: Labels, seed: int, transposed: bool) -> LabelledTensor:
+def grid_labels(placeholder: Any, labels: Labels, seed: int, transposed: bool) -> LabeledTensor:
     """One label for every cell of a grid, rows first; as usual where there is no room for a grid."""
     pair = rows_and_columns(placeholder, seed, transposed)
     if pair is None:
@@ -68,7 +68,7 @@ def grid_labels(placeholder: Any, labels: Labels, seed: int, transposed: bool) -
     cells = labels.fresh(sizes, (0, 1), "channel", ParameterAxis("x", 0))
     labels.rectangle(cells)
     ids = (cells.T if transposed else cells).reshape([n if d in pair else 1 for d, n in enumerate(shape)])
-    return LabelledTensor(shape, (LabelArray(ids),))
+    return LabeledTensor(shape, (LabelArray(ids),))
 
 
 def label_grids(
@@ -79,7 +79,7 @@ def label_grids(
     args, kwargs = replaced(lambda x: grid_labels(x, labels, seed, transposed), (one.args, one.kwargs), (T, Tensor))
     labels.node_index = 0
     result, counts = call_rule(op, args, kwargs, labels, shapes, used=one.used, function=entry.function)
-    outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
+    outs = (result,) if isinstance(result, LabeledTensor) else tuple(result)
     return SampleLabels(args, kwargs, outs, labels, counts, solve(labels), joint=False)
 
 
@@ -122,16 +122,16 @@ def cut(x: Tensor, living: Tensor, pair: Pair | None) -> Tensor:
     return slimmed(x.transpose(*pair), living.transpose(*pair)).transpose(*pair)
 
 
-def cut_labels(x: LabelledTensor, places: Tensor) -> LabelledTensor:
+def cut_labels(x: LabeledTensor, places: Tensor) -> LabeledTensor:
     """The labels of the entries at ``places``."""
     arrays = []
     for array in x.arrays:
         ids = np.broadcast_to(array.ids, x.shape).ravel()[places.numpy()]
         arrays.append(array.at(ids[tuple(slice(None) if d in array.dims else slice(0, 1) for d in range(x.ndim))]))
-    return LabelledTensor(tuple(places.shape), tuple(arrays), x.movable, x.boolean, x.repeats)
+    return LabeledTensor(tuple(places.shape), tuple(arrays), x.movable, x.boolean, x.repeats)
 
 
-def identities(x: LabelledTensor, dims: list[frozenset[int]]) -> Ids:
+def identities(x: LabeledTensor, dims: list[frozenset[int]]) -> Ids:
     """What tells the elements of a tensor apart, a row each: labels, and places in dimensions without any."""
     columns = [np.broadcast_to(array.ids, x.shape).ravel() for array in x.arrays]
     held = frozenset[int]().union(*dims)
@@ -140,7 +140,7 @@ def identities(x: LabelledTensor, dims: list[frozenset[int]]) -> Ids:
     return np.stack([*columns, np.zeros(int(np.prod(x.shape)), np.int64)], axis=1)
 
 
-def same_entries(dense: LabelledTensor, slim: LabelledTensor) -> Ids | None:
+def same_entries(dense: LabeledTensor, slim: LabeledTensor) -> Ids | None:
     """For every entry of ``slim`` the entry of ``dense`` with its labels; None where labels do not tell.
 
     Raises:
@@ -202,8 +202,8 @@ def check_grid(op: Any, entry: Rule, one: Sample, seed: int, transposed: bool = 
         ) from error
     places = (cut(torch.arange(m.numel(), device="cpu").reshape(m.shape), m, pair) for m, pair in cuts)
     labels = iter([cut_labels(x, at) for x, at in zip(found.tensors(), places, strict=True)])
-    labelled = replaced(lambda _: next(labels), (args, kwargs), Tensor)
-    outs = replay(op, entry, one, found, labelled, tuple(tuple(out.shape) for out in actual))
+    labeled = replaced(lambda _: next(labels), (args, kwargs), Tensor)
+    outs = replay(op, entry, one, found, labeled, tuple(tuple(out.shape) for out in actual))
     for i, (before, after) in enumerate(zip(found.outs, outs, strict=True) if outs else ()):
         if one.used is None or i in one.used:
             compare_entries(op, before, after, expected[i], actual[i])
@@ -211,20 +211,20 @@ def check_grid(op: Any, entry: Rule, one: Sample, seed: int, transposed: bool = 
 
 
 def replay(
-    op: Any, entry: Rule, one: Sample, found: SampleLabels, labelled: Any, shapes: tuple[Shape, ...]
-) -> tuple[LabelledTensor, ...] | None:
+    op: Any, entry: Rule, one: Sample, found: SampleLabels, labeled: Any, shapes: tuple[Shape, ...]
+) -> tuple[LabeledTensor, ...] | None:
     """The labels of the slim results; None where the choice would be refused."""
-    labels = ReplayedLabels(Labelling(found.labels, []), np.zeros(found.labels.count, bool), {})
+    labels = ReplayedLabels(Labeling(found.labels, []), np.zeros(found.labels.count, bool), {})
     labels.node_index = 0
-    args, kwargs = labelled
+    args, kwargs = labeled
     try:
         result = call_rule(op, args, kwargs, labels, shapes, used=one.used, function=entry.function)[0]
     except Disorder:
         return None
-    return (result,) if isinstance(result, LabelledTensor) else tuple(result)
+    return (result,) if isinstance(result, LabeledTensor) else tuple(result)
 
 
-def compare_entries(op: Any, dense: LabelledTensor, slim: LabelledTensor, expected: Tensor, actual: Tensor) -> None:
+def compare_entries(op: Any, dense: LabeledTensor, slim: LabeledTensor, expected: Tensor, actual: Tensor) -> None:
     """Entries of the slim result are those of the dense one with the same labels."""
     if dense.indexed is not None:
         return

@@ -9,7 +9,7 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.living import Living
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.planning.unread_sizes import _Within
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -46,7 +46,7 @@ def test_counts_of_many_dimensions_are_those_of_single_ones(
 ) -> None:
     gone = _units(graph, kinds, share)
     sizes, dimensions = graph.size_model(), Dimensions(graph.size_model())
-    values = {n: v for n, v in graph.labelling.values.items() if isinstance(v, LabelledTensor) and v.arrays}
+    values = {n: v for n, v in graph.labeling.values.items() if isinstance(v, LabeledTensor) and v.arrays}
     numbered = [(node, dim, dimensions.number(node, dim)) for node, v in values.items() for dim in range(v.ndim)]
     alive = graph.solution.alive(gone)
     by_items, by_classes = dimensions.counts_of(_living(graph, gone)), dimensions.counts(alive)

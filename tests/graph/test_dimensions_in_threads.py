@@ -11,7 +11,7 @@ from torchvision.models import regnet_y_400mf
 
 import graphprune
 from graphprune.graph.dimensions import Dimensions
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def hasty() -> Iterator[None]:
 @pytest.mark.usefixtures("hasty")
 def test_dimensions_are_counted_while_others_are_added() -> None:
     graph = graphprune.trace(regnet_y_400mf().eval(), torch.randn(1, 3, 32, 32))
-    labelled = [n for n in graph.labelling.nodes if isinstance(graph.labelling.values[n], LabelledTensor)]
+    labeled = [n for n in graph.labeling.nodes if isinstance(graph.labeling.values[n], LabeledTensor)]
     alive, errors = np.ones(graph.solution.count, bool), []
     for _ in range(30):
         table, done = Dimensions(graph.size_model()), threading.Event()
@@ -40,7 +40,7 @@ def test_dimensions_are_counted_while_others_are_added() -> None:
 
         counting = threading.Thread(target=count)
         counting.start()
-        numbers = {(n, d): table.number(n, d) for n in labelled for d in range(len(n.meta["shape"]))}
+        numbers = {(n, d): table.number(n, d) for n in labeled for d in range(len(n.meta["shape"]))}
         done.set()
         counting.join()
         assert not errors

@@ -10,7 +10,7 @@ import torch
 
 from graphprune.graph.rule_check import RuleCheckError
 from graphprune.rules import RULES
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, Rule
 from graphprune.rules.samples import Sample, sample, t
 from tests.graph.grid_check import check_grid
@@ -49,13 +49,13 @@ def test_along_columns_and_entry_by_entry_rows_may_differ(op: Any, one: Sample) 
     assert any(check_grid(op, RULES[op], one, seed) for seed in range(SEEDS))
 
 
-def untied(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+def untied(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
     """Wrong along rows: columns are not tied."""
     call.labels.mixes_channels("test")
     return x
 
 
-def in_order_only(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
+def in_order_only(call: Call, x: LabeledTensor, dim: int, **_: Any) -> LabeledTensor:
     """Wrong along rows: entries stay in order, but come into other columns."""
     for array in x.touching([dim]):
         call.labels.in_order(array.ids)

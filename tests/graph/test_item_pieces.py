@@ -26,7 +26,7 @@ def _by_entry(graph: graphprune.ChannelGraph, classes: Ids) -> dict[tuple[int, i
 
 
 def test_units_that_rows_need_are_counted_as_entry_by_entry(graph: graphprune.ChannelGraph) -> None:
-    items, rectangles = graph.solution.items, graph.labelling.labels.facts.rectangles
+    items, rectangles = graph.solution.items, graph.labeling.labels.facts.rectangles
     assert rectangles
     for ids, _ in rectangles:
         classes = graph.solution.of[ids]

@@ -10,7 +10,7 @@ from graphprune.graph.channel_order import ragged
 from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import KINDS
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.utils.arrays import Mask
 
 CHOICES = [((), 0.0), (("row",), 0.5), (("cell",), 0.3), (("cell",), 1.0), (("row", "cell"), 0.4), (KINDS, 0.2)]
@@ -73,7 +73,7 @@ def test_rectangles_demand_something_only_where_they_vary(
 ) -> None:
     solution = graph.solution
     selectable = solution.prunable & np.isin(solution.kind, [KINDS.index(kind) for kind in kinds])
-    sizes = SizeModel(graph.labelling, solution, selectable)
+    sizes = SizeModel(graph.labeling, solution, selectable)
     varying = graph.rectangles.varying(selectable)
     assert [bool(sizes.rectangle(ids)) for ids in graph.rectangles.labels] == varying.tolist()
 
@@ -95,8 +95,8 @@ def test_sizes_in_one_choice_are_those_of_single_dimensions(
 ) -> None:
     alive = _alive(graph, kinds, share, seed)
     living, sizes = graph.living_sizes(alive), graph.size_model()
-    for node, value in graph.labelling.values.items():
-        for dim in range(value.ndim if isinstance(value, LabelledTensor) else 0):
+    for node, value in graph.labeling.values.items():
+        for dim in range(value.ndim if isinstance(value, LabeledTensor) else 0):
             assert living.count(node, dim) == sizes.count(alive, node, dim), (node, dim)
     for use in graph.trace.sizes.uses:
         stop = use.expr.value if use.prefix else None

@@ -140,7 +140,7 @@ def test_the_operation_is_named() -> None:
 )
 def test_entrywise_operations_of_zero(then: Callable[[Tensor], Tensor], zero: bool) -> None:
     graph = analyze(Net(then).eval(), torch.randn(4, 5))
-    (call,) = [n for n in graph.labelling.nodes if n.op == "call_function" and n.name in ("tanh", "cos", "mul", "add")]
+    (call,) = [n for n in graph.labeling.nodes if n.op == "call_function" and n.name in ("tanh", "cos", "mul", "add")]
     assert zero_at_zero(call, [True]) is zero
     assert not zero_at_zero(call, [False])
 

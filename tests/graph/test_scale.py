@@ -77,7 +77,7 @@ def _steps(model: nn.Module, sizes: list[int]) -> dict[str, int]:
         made = step(given)
         found[name] = sum(sizes)
         given = made if name == "trace" else given
-    return {**found, "labels": given.labelling.labels.count}
+    return {**found, "labels": given.labeling.labels.count}
 
 
 def test_work_grows_with_the_number_of_layers_and_not_faster(looked_at: dict[int, dict[str, int]]) -> None:

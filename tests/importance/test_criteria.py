@@ -204,7 +204,7 @@ def test_bn_scale_without_any_norm() -> None:
 # ---------------------------------------------------------------- gradients
 
 
-def labelled_images() -> list[tuple[Tensor, Tensor]]:
+def labeled_images() -> list[tuple[Tensor, Tensor]]:
     return [(x, torch.arange(len(x)) % 4) for x in images()]
 
 
@@ -227,7 +227,7 @@ def gated(model: Small, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def test_taylor() -> None:
     model = made(Small())
-    graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy)
+    graph, context = context_of(model, images()[0], labeled_images(), F.cross_entropy)
     samples = samples_of(context.data._calibration)
     expected = sum(gated(model, sample).square() for sample in samples) / 9
     assert expected.min() > 0
@@ -237,7 +237,7 @@ def test_taylor() -> None:
 def test_taylor_is_the_gate_of_an_activation() -> None:
     """Behind a ReLU, the gate on a unit's output is seen twice: by what makes the unit and by what reads it."""
     model = made(Small(norm=False))
-    graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy, reduce="sum")
+    graph, context = context_of(model, images()[0], labeled_images(), F.cross_entropy, reduce="sum")
     expected = torch.zeros(6, dtype=torch.float64)
     for x, target in samples_of(context.data._calibration):
         gate = torch.ones(6, dtype=torch.float64, requires_grad=True)
@@ -249,7 +249,7 @@ def test_taylor_is_the_gate_of_an_activation() -> None:
 
 def test_fisher() -> None:
     model = made(Small())
-    graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy)
+    graph, context = context_of(model, images()[0], labeled_images(), F.cross_entropy)
     expected = torch.zeros(6, dtype=torch.float64)
     weights = {name: p.detach() for name, p in model.named_parameters()}
     for x, target in samples_of(context.data._calibration):
@@ -264,7 +264,7 @@ def test_fisher() -> None:
 
 
 def test_scores_that_mean_a_change_of_the_loss_are_not_normalized() -> None:
-    graph, context = context_of(made(Small()), images()[0], labelled_images(), F.cross_entropy)
+    graph, context = context_of(made(Small()), images()[0], labeled_images(), F.cross_entropy)
     group = graph.group("conv1")
     np.testing.assert_array_equal(scored(CRITERIA["taylor"], group, context), CRITERIA["taylor"].score(group, context))
     context.normalize = "mean"

@@ -41,7 +41,7 @@ def table(tmp_path: Path) -> Counted:
 
 
 def model_of(graph: graphprune.ChannelGraph, kernels: KernelTable) -> LatencyModel:
-    return LatencyModel(graph.labelling, graph.units, graph.nodes_without(()), kernels)
+    return LatencyModel(graph.labeling, graph.units, graph.nodes_without(()), kernels)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import graphprune
 from graphprune.errors import RuleError
-from graphprune.rules import RULES, Call, LabelledTensor, elementwise, rule, sample, t
+from graphprune.rules import RULES, Call, LabeledTensor, elementwise, rule, sample, t
 from graphprune.rules.registry import PENDING
 
 
@@ -35,7 +35,7 @@ TWICE: Any = torch.ops.named.twice.default
 SAMPLES = [sample(t(2, 6))]
 
 
-def same(call: Call, x: LabelledTensor) -> LabelledTensor:
+def same(call: Call, x: LabeledTensor) -> LabeledTensor:
     return elementwise(call, x)
 
 

@@ -22,7 +22,7 @@ from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.rules import (
     RULES,
     Call,
-    LabelledTensor,
+    LabeledTensor,
     Norm,
     contract,
     elementwise,
@@ -105,11 +105,11 @@ def _registered() -> Iterator[None]:
 
     @rule(
         "outside::scaled_norm",
-        samples=[sample(t(2, 4, 3, labelled=[1]), t(4), positive(4), t(4), t(4))],
+        samples=[sample(t(2, 4, 3, labeled=[1]), t(4), positive(4), t(4), t(4))],
         norm=Norm(mean=1, variance=2, weight=3, bias=4, eps=5, training=6),
         macs=elementwise_macs(0),
     )
-    def _scaled(call: Call, x: LabelledTensor, *vectors: Any) -> LabelledTensor:
+    def _scaled(call: Call, x: LabeledTensor, *vectors: Any) -> LabeledTensor:
         return per_channel(call, x, 1, *vectors[:4])
 
     @rule(
@@ -117,7 +117,7 @@ def _registered() -> Iterator[None]:
         samples=[sample(t(2, 3, 4), t(4), positive(4))],
         norm=Norm(mean=1, variance=2, eps=3, channels=-1),
     )
-    def _frozen(call: Call, x: LabelledTensor, *vectors: LabelledTensor, **_: Any) -> LabelledTensor:
+    def _frozen(call: Call, x: LabeledTensor, *vectors: LabeledTensor, **_: Any) -> LabeledTensor:
         return per_channel(call, x, x.ndim - 1, *vectors)
 
     rule("outside::dense", samples=[sample(t(2, 3, 4), t(5, 4))], macs=linear_macs, matmul=[linear_rows(0, 1)])(linear)
@@ -446,11 +446,11 @@ class Summed(nn.Module):
 @pytest.mark.usefixtures("rules_forgotten")
 def test_the_rules_of_the_documentation_for_products_and_several_results() -> None:
     @rule(torch.ops.outside.with_sums.default, samples=[sample(t(3, 5, 2)), sample(t(2, 4))])
-    def sums_rule(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, ...]:
+    def sums_rule(call: Call, x: LabeledTensor) -> tuple[LabeledTensor, ...]:
         return elementwise(call, x), reduced(call.result(1), x, [1], False)
 
     @rule(torch.ops.outside.product.default, samples=[sample(t(3, 5), t(4, 5))])
-    def product_rule(call: Call, x: LabelledTensor, w: LabelledTensor) -> LabelledTensor:
+    def product_rule(call: Call, x: LabeledTensor, w: LabeledTensor) -> LabeledTensor:
         return contract(call.labels, placed(x, (0, 2), 3), placed(w, (1, 2), 3), [2])
 
     assert check_rule(torch.ops.outside.with_sums.default) > 0
@@ -463,7 +463,7 @@ def test_the_rules_of_the_documentation_for_products_and_several_results() -> No
 
 
 @pytest.mark.usefixtures("rules_forgotten")
-@pytest.mark.parametrize("returned", [None, 3, (), LabelledTensor((4, 8))])
+@pytest.mark.parametrize("returned", [None, 3, (), LabeledTensor((4, 8))])
 def test_a_rule_that_returns_something_else_is_named(returned: Any) -> None:
     rule(torch.ops.outside.with_sums.default, samples=[sample(t(4, 8))])(lambda call, x: returned)
     for run in (
@@ -477,7 +477,7 @@ def test_a_rule_that_returns_something_else_is_named(returned: Any) -> None:
 @pytest.mark.usefixtures("rules_forgotten")
 def test_a_rule_of_other_shapes_is_no_proof() -> None:
     @rule(torch.ops.outside.with_sums.default, samples=[sample(t(4, 8))])
-    def sums_rule(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, ...]:
+    def sums_rule(call: Call, x: LabeledTensor) -> tuple[LabeledTensor, ...]:
         return elementwise(call, x), elementwise(call, x)
 
     with pytest.raises(RuleError, match=r"says shapes \[4, 8\], \[4, 8\] of a call that gives \[4, 8\], \[4\]"):

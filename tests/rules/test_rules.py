@@ -16,7 +16,7 @@ from graphprune.errors import RuleError
 from graphprune.graph.rule_check import SEEDS, RuleCheckError, check_rule, check_square
 from graphprune.rules import RULES
 from graphprune.rules.contraction import mm
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import POINTWISE_SAMPLES, elementwise
 from graphprune.rules.registry import PENDING, Call, Rule, rule, rule_of
 from graphprune.rules.samples import Sample, sample, t
@@ -93,23 +93,23 @@ def goes_red(op: Any, wrong: Rule, one: Sample) -> bool:
     return False
 
 
-def unlabelled(call: Call, *_: Any, **__: Any) -> LabelledTensor:
+def unlabeled(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     """Wrong: the result has no channels."""
-    return LabelledTensor(call.out)
+    return LabeledTensor(call.out)
 
 
-def uncontracted(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
+def uncontracted(call: Call, a: LabeledTensor, b: LabeledTensor) -> LabeledTensor:
     """Wrong: what is summed over need not agree."""
     outer = (array for x, d in ((a, 0), (b, 1)) for array in x.arrays if array.dims == {d})
-    return LabelledTensor(call.out, tuple(outer))
+    return LabeledTensor(call.out, tuple(outer))
 
 
-def passing(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+def passing(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
     """Wrong for what mixes channels: it is not marked as inexact."""
-    return LabelledTensor(call.out, x.arrays)
+    return LabeledTensor(call.out, x.arrays)
 
 
-def without_rectangles(call: Call, x: LabelledTensor, *args: Any) -> LabelledTensor:
+def without_rectangles(call: Call, x: LabeledTensor, *args: Any) -> LabeledTensor:
     """Wrong: a view that may leave rows of different lengths."""
     out = RULES[aten.view.default].function(call, x, *args)
     call.labels.facts.rectangles.clear()
@@ -119,7 +119,7 @@ def without_rectangles(call: Call, x: LabelledTensor, *args: Any) -> LabelledTen
 @pytest.mark.parametrize(
     ("op", "wrong", "one"),
     [
-        (aten.mm.default, Rule(unlabelled, ()), sample(t(3, 4), t(4, 5))),
+        (aten.mm.default, Rule(unlabeled, ()), sample(t(3, 4), t(4, 5))),
         (aten.mm.default, Rule(uncontracted, ()), sample(t(3, 4), t(4, 5))),
         (aten._softmax.default, Rule(passing, ()), sample(t(3, 4), 1, False)),
         (
@@ -136,7 +136,7 @@ def without_rectangles(call: Call, x: LabelledTensor, *args: Any) -> LabelledTen
             replace(RULES[aten.view.default], function=without_rectangles),
             sample(t(6), [2, 3]),
         ),
-        (aten.cumsum.default, Rule(unlabelled, ()), sample(t(3, 4), 1)),
+        (aten.cumsum.default, Rule(unlabeled, ()), sample(t(3, 4), 1)),
     ],
 )
 def test_the_square_notices_a_wrong_rule(op: Any, wrong: Rule, one: Sample) -> None:
@@ -159,7 +159,7 @@ def test_prove_counts_choices_and_notices_a_wrong_rule(monkeypatch: pytest.Monke
 
 
 def test_positions_of_a_maximum_hold_the_channels_that_are_compared() -> None:
-    look_at_both = sample(t(3, 4, 2, labelled=[1]), 1)
+    look_at_both = sample(t(3, 4, 2, labeled=[1]), 1)
     assert not any(check_square(aten.max.dim, RULES[aten.max.dim], look_at_both, seed) for seed in range(SEEDS))
     assert any(
         check_square(aten.max.dim, RULES[aten.max.dim], look_at_both.looking_at(0), seed) for seed in range(SEEDS)

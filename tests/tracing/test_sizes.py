@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.rules import RULES, Call, reshape, rule, sample, t
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.model_copy import TORCH_NN_SIZES
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.size_tracking.whole_numbers import only_called
@@ -356,10 +356,10 @@ def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
 
     @rule(
         operator.default,
-        samples=[sample(t(3, 8, labelled=[1]), 8)],
+        samples=[sample(t(3, 8, labeled=[1]), 8)],
         resize=lambda slim, args: (args[0], slim.outs[0][1]),
     )
-    def _rows(call: Call, x: LabelledTensor, width: int) -> LabelledTensor:
+    def _rows(call: Call, x: LabeledTensor, width: int) -> LabeledTensor:
         return reshape(call.labels, x, call.out)
 
     try:

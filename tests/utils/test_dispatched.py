@@ -75,7 +75,7 @@ def batches() -> list[dict[str, Tensor]]:
     return [{"input_ids": torch.randint(61, (3, 12), generator=generator)} for _ in range(2)]
 
 
-def labelled() -> list[dict[str, Tensor]]:
+def labeled() -> list[dict[str, Tensor]]:
     return [{**batch, "labels": batch["input_ids"]} for batch in batches()]
 
 
@@ -111,7 +111,7 @@ def test_narrow_types_and_tied_weights(dispatch: Dispatch, dtype: torch.dtype, t
 @pytest.mark.parametrize("importance", ["l2", "taylor", "random"])
 def test_the_steps_one_by_one(importance: str, tmp_path: Path) -> None:
     model, other = on_disk(plain(), tmp_path), plain()
-    given = {"importance": importance, "calibration": labelled()}
+    given = {"importance": importance, "calibration": labeled()}
     plan, expected = (graphprune.trace(m, EXAMPLE).plan(0.5, **given) for m in (model, other))
     assert plan.to_json() == expected.to_json()
     slim, slim_expected = plan.apply(model), plan.apply(other)
