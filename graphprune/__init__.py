@@ -19,8 +19,8 @@ _PLACES = {
     "graphprune.errors": (
         "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
         "GraphpruneError InputError LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError "
-        "RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError UnreachedWarning "
-        "UnsavedValuesWarning UnsharedBatchesWarning VerificationError"
+        "RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError "
+        "UnfinishedScheduleWarning UnreachedWarning UnsavedValuesWarning UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

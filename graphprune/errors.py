@@ -223,5 +223,9 @@ class SharedMemoryWarning(UserWarning):
     names them."""
 
 
+class UnfinishedScheduleWarning(UserWarning):
+    """Training ended before a schedule did, so that less was removed or masked than was asked for."""
+
+
 class UnsharedBatchesWarning(UserWarning):
     """Calibration batches were dealt to processes, and each process uses its own alone."""

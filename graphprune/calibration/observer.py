@@ -103,9 +103,9 @@ class Observer(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
+        out = func(*args, **kwargs)  # first: what is wrong with its arguments it says itself
         self._note_bias(func, args, kwargs)
         consumer = self._record_call(func, args)
-        out = func(*args, **kwargs)
         self._follow(func, args, kwargs, out)
         self._follow_product(func, args, out, consumer)
         return out

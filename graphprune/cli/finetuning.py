@@ -200,7 +200,11 @@ def finetune_command(
     ],
     force: Annotated[
         bool,
-        flag("--force", help="write to a folder even if it holds other files, which stay; replace a file of weights"),
+        flag(
+            "--force",
+            help="write to a folder even if it holds other files, which stay, or another slim model, which is "
+            "replaced; replace a file of weights",
+        ),
     ] = False,
 ) -> int:
     """Train a model again, usually a slim one, and save it.

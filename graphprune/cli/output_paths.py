@@ -17,7 +17,10 @@ from graphprune.utils.folders import check_own_folder
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="where to save it", show_default=False)
 ]
-Force = Annotated[bool, flag("--force", help="write to DIR even if it holds other files, which stay")]
+Force = Annotated[
+    bool,
+    flag("--force", help="write to DIR even if it holds other files, which stay, or a slim model, which is replaced"),
+]
 
 
 def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> None:
@@ -39,10 +42,13 @@ def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> 
         raise usage_error(f"-o {output}: is where the model comes from; give another folder, or --force")
     from graphprune.export.bundle import bundle_versions
 
+    versions = bundle_versions(output)
     try:
-        bundle_versions(output).check_own()
+        versions.check_own()
     except InputError as error:
         raise usage_error(f"-o {output}: {error.what.removeprefix('directory: ')}; {error.do}, or --force") from error
+    if versions.latest() is not None:
+        raise usage_error(f"-o {output}: holds a slim model; give another folder, or --force to replace it")
 
 
 def check_apart(outputs: Mapping[str, Path | None]) -> None:

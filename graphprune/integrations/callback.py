@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from graphprune.errors import InputError, LoadError
+from graphprune.errors import InputError, LoadError, UnfinishedScheduleWarning
 from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.pruning.optimizer import several
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
+from graphprune.utils.callers import frames_of_this_package
 
 
 @dataclass(eq=False)
@@ -74,6 +76,11 @@ class PreparedPruner:
         """So many steps of the optimizer were taken; was the model pruned? Nothing happens if this is known already."""
         return self.pruner is not None and step > self.pruner.steps and self.pruner.at(step) is not None
 
+    def end(self) -> None:
+        """Training ends: warn if the schedule does not."""
+        if self.pruner is not None:
+            warn_of_unfinished(self.schedule, self.pruner.steps)
+
     def state(self) -> dict[str, Any]:
         """JSON data."""
         return {} if self.pruner is None else self.pruner.state()
@@ -83,3 +90,20 @@ class PreparedPruner:
             given: dict[str, Any] = {"averages": self.averages, "outputs": self.outputs, **self.options}
             self.pruner = GradualPruner(model, self.example_inputs, self.schedule, ratio=self.ratio, **given)
         return self.pruner
+
+
+def warn_of_unfinished(schedule: Schedule, steps: int) -> None:
+    """Warn if a schedule was to go on after so many steps, with which training ended."""
+    done, wanted = (schedule.ratio_at(step, _HALF) for step in (steps, _LATE))
+    if done < wanted:
+        warnings.warn(
+            f"schedule: training ended after {steps} steps, and {schedule} goes on: of a final 0.5 it had come to "
+            f"{done:.2g}. Train longer, or pass a schedule that ends earlier",
+            UnfinishedScheduleWarning,
+            stacklevel=frames_of_this_package(),
+        )
+
+
+_HALF = 0.5
+_LATE = 1 << 40
+"""A step after the end of any schedule."""

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import InputError, LoadError, MissingPackageError
-from graphprune.integrations.callback import PreparedPruner
+from graphprune.integrations.callback import PreparedPruner, warn_of_unfinished
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
@@ -101,6 +101,10 @@ class PruningCallback(Callback):
                     saving.best_k_models, saving.kth_best_model_path = {}, ""
                     saving.best_model_path, saving.best_model_score = "", None
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the schedule was to go on."""
+        self._prepared.end()
+
     def state_dict(self) -> dict[str, Any]:
         """Part of Lightning's checkpoint."""
         return self._prepared.state()
@@ -178,6 +182,10 @@ class SparsityCallback(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Mask more weights if it is time to."""
         self.sparsifier.at(trainer.global_step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the schedule was to go on."""
+        warn_of_unfinished(self.sparsifier.schedule, self.sparsifier.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Part of Lightning's checkpoint."""

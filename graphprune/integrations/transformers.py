@@ -16,7 +16,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import MissingPackageError
-from graphprune.integrations.callback import PreparedPruner
+from graphprune.integrations.callback import PreparedPruner, warn_of_unfinished
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
@@ -92,6 +92,10 @@ class PruningCallback(TrainerCallback):
         if self._prepared.at(state.global_step):
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Warn if the schedule was to go on."""
+        self._prepared.end()
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Add a file to the checkpoint that was saved."""
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
@@ -116,3 +120,7 @@ class SparsityCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mask more weights if it is time to."""
         self.sparsifier.at(state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Warn if the schedule was to go on."""
+        warn_of_unfinished(self.sparsifier.schedule, self.sparsifier.steps)

@@ -356,6 +356,7 @@ class PruningCallback:
         """Take part in the trainings of a model."""
         yolo.add_callback("on_pretrain_routine_end", self.on_pretrain_routine_end)
         yolo.add_callback("on_train_batch_end", self.on_train_batch_end)
+        yolo.add_callback("on_train_end", self.on_train_end)
 
     def on_pretrain_routine_end(self, trainer: Any) -> None:
         """Model, optimizer and EMA are there.
@@ -389,3 +390,7 @@ class PruningCallback:
                 mark_yaml(model)
             trainer.best_fitness = None
             trainer.stopper.best_fitness = 0.0
+
+    def on_train_end(self, trainer: Any) -> None:
+        """Warn if the schedule was to go on."""
+        self._prepared.end()

@@ -7,19 +7,15 @@ first call again, and the next one makes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 
+from graphprune.pruning.fits import ShapesByName
 from graphprune.tracing.rebuilt_tensors import is_rebuilt, is_set_when_built
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, all_tensors, tables
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Of the tensors that a plan knows, by name."""
 
-
-def later_tensors(own: Tables, shapes: Shapes) -> list[tuple[nn.Module, str, bool]]:
+def later_tensors(own: Tables, shapes: ShapesByName) -> list[tuple[nn.Module, str, bool]]:
     """The tensors that forward made since a plan, which does not know them: owner, name, and whether a new model has
     this name already, for None.
 
@@ -41,7 +37,7 @@ def later_tensors(own: Tables, shapes: Shapes) -> list[tuple[nn.Module, str, boo
     return found
 
 
-def empty_later_tensors(model: nn.Module, shapes: Shapes) -> None:
+def empty_later_tensors(model: nn.Module, shapes: ShapesByName) -> None:
     """Let the tensors that a plan does not know be as they were before the first call."""
     for module, name, is_set in later_tensors(tables(model), shapes):
         if not is_set:
@@ -52,7 +48,7 @@ def empty_later_tensors(model: nn.Module, shapes: Shapes) -> None:
             setattr(module, name, None)
 
 
-def without_later_tensors(model: nn.Module, shapes: Shapes) -> nn.Module:
+def without_later_tensors(model: nn.Module, shapes: ShapesByName) -> nn.Module:
     """The model, or a copy that shares its tensors in which those that such a plan does not know are not made yet."""
     if not later_tensors(tables(model), shapes):
         return model

@@ -258,6 +258,16 @@ def test_output_that_holds_other_files_is_refused_before_work(spec, tmp_path, ca
     assert graphprune.load(out, model=load_spec(spec)).stem.out_channels == 4
 
 
+def test_a_slim_model_is_replaced_by_force_alone(spec, tmp_path, capsys):
+    prune = ["prune", spec, "-o", str(tmp_path / "slim"), "--no-verify", *INPUT, "--ratio"]
+    assert main([*prune, "0.5"]) == OK
+    assert main([*prune, "0.25"]) == WRONG_USAGE
+    assert "holds a slim model; give another folder, or --force to replace it" in capsys.readouterr().err
+    assert graphprune.load(tmp_path / "slim", model=load_spec(spec)).stem.out_channels == 4
+    assert main([*prune, "0.25", "--force"]) == OK
+    assert graphprune.load(tmp_path / "slim", model=load_spec(spec)).stem.out_channels == 6
+
+
 @pytest.mark.parametrize("options", [(), ("--weights", "weights.pt")])
 def test_random_weights_are_said_loudly(tmp_path, capsys, monkeypatch, options):
     monkeypatch.chdir(tmp_path)

@@ -299,7 +299,7 @@ def test_a_preset_stands_in_for_options(spec: str, presets: str, tmp_path: Path,
     assert main([*arguments, f"{presets}:half"]) == OK
     data = json.loads(capsys.readouterr().out)
     assert data["requested"]["ratio"] == 0.5 and data["verified"] is None
-    assert main([*arguments, f"{presets}:quarter", "--ratio", "0.3"]) == OK
+    assert main([*arguments, f"{presets}:quarter", "--ratio", "0.3", "--force"]) == OK
     data = json.loads(capsys.readouterr().out)
     assert data["requested"]["ratio"] == 0.3 and data["requested"]["importance"] == "l1"
 

@@ -29,7 +29,7 @@ from graphprune.pruning.plan import plans_of
 from graphprune.sparsity.counting import sparsity_of
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
-from graphprune.training.schedules import Gradual
+from graphprune.training.schedules import Gradual, OneShot
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:The '.*dataloader' does not have many workers:UserWarning"),
@@ -108,7 +108,8 @@ def test_lightning_is_a_loop_of_ones_own(tmp_path: Path, whole: bool) -> None:
 def test_lightning_counts_optimizer_steps(tmp_path: Path) -> None:
     callback = LightningCallback(SCHEDULE, ratio=0.5, part="model", example_inputs=IMAGES[:1])
     module = Classifier()
-    lightning_trainer(tmp_path, 2, callback, accumulate_grad_batches=2).fit(module, loader())
+    with pytest.warns(graphprune.UnfinishedScheduleWarning, match="training ended after 4 steps, and Gradual"):
+        lightning_trainer(tmp_path, 2, callback, accumulate_grad_batches=2).fit(module, loader())
     assert callback.pruner.steps == 4
     assert [cut.step for cut in callback.pruner.history] == [2, 4]
 
@@ -261,6 +262,15 @@ def test_lightning_masks_weights_and_goes_on(tmp_path: Path) -> None:
     assert again.sparsifier.history == callback.sparsifier.history
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_training_that_ends_before_its_schedule_is_warned_of(tmp_path: Path, masks: bool) -> None:
+    model, late = bert(), OneShot(1000)
+    pruning = TransformersCallback(late, example_inputs=EXAMPLE, ratio=0.5)
+    callback = TransformersSparsity(GradualSparsifier(model, late, 0.9)) if masks else pruning
+    with pytest.warns(graphprune.UnfinishedScheduleWarning, match="training ended after 8 steps"):
+        trainer_of(tmp_path, model, callback).train()
+
+
 def test_transformers_masks_weights_and_goes_on(tmp_path: Path) -> None:
     def started(**options: Any) -> tuple[nn.Module, TransformersSparsity, transformers.Trainer]:
         model = bert()
@@ -295,7 +305,7 @@ class WithSettings(Classifier):
 
 def test_files_that_lightning_cannot_go_on_from(tmp_path: Path) -> None:
     callback, module, path = LightningCallback(SCHEDULE, ratio=0.5), WithSettings(), tmp_path / "a.ckpt"
-    trainer = lightning_trainer(tmp_path, 1, callback)
+    trainer = lightning_trainer(tmp_path, 2, callback)
     trainer.fit(module, loader())
     trainer.save_checkpoint(path)
     fresh = LightningCallback(SCHEDULE, ratio=0.5)
