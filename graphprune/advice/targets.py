@@ -126,7 +126,8 @@ def parse_target(target: Any) -> AdviceTarget:
     name = given.pop("runtime", None)
     runtime = None if name is None else RUNTIMES[check_known("target", name, RUNTIMES)]
     for kind in given:
-        check_known("target", kind, BUDGET_KINDS, ", or one of what runs models: " + ", ".join(map(repr, RUNTIMES)))
+        others = ", or one of what runs models: " + ", ".join(map(repr, RUNTIMES))
+        check_known("target", kind, BUDGET_KINDS, others, key=True)
     parse_budgets(given, lambda _: 1.0)
     if given:
         return AdviceTarget(given, runtime)

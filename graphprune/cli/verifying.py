@@ -20,7 +20,12 @@ from graphprune.pruning.plan import plans_of
 
 Tolerance = Annotated[
     float,
-    typer.Option("--tolerance", metavar="X", parser=read_positive, help="the largest relative difference that passes"),
+    typer.Option(
+        "--tolerance",
+        metavar="X",
+        parser=read_positive,
+        help="the largest relative difference that passes, but for what rounding alone makes",
+    ),
 ]
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
@@ -45,21 +44,6 @@ def set_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> N
     for path, places in attributes.items():
         for place, value in places.items():
             set_place(model.get_submodule(path), place, value)
-
-
-def set_shapes(model: nn.Module, shapes: dict[str, list[int]]) -> None:
-    """Put an empty tensor of the slim shape in the place of each parameter and buffer that is to have another one."""
-    empty: dict[int, Tensor] = {}
-    for name, shape in shapes.items():
-        path, _, last = name.rpartition(".")
-        module = model.get_submodule(path)
-        old = getattr(module, last)
-        new = empty.setdefault(id(old), torch.empty(shape, dtype=old.dtype, device=old.device))
-        if isinstance(old, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = empty[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
-        tables: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]
-        table = next(t for t in tables if last in t)
-        table[last] = new
 
 
 def replace_modules(model: nn.Module, paths: list[str], make: Callable[[Any], nn.Module]) -> None:

@@ -6,18 +6,20 @@ spelled out; a test compares the two. :func:`takes_options` shows them in ``help
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.importance.criteria import Importance
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec
-from graphprune.planning.options import OPTION_FIELDS, Runner
+from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES, Runner, unknown_argument
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.weights_given import GivenWeights
 
@@ -109,14 +111,26 @@ class PlanArguments(TypedDict, total=False):
 
 
 def takes_options(function: F) -> F:
-    """Show the fields of :class:`PruningOptions` in the signature and docstring of a function with ``**options``."""
+    """Show the fields of :class:`PruningOptions` in the signature and docstring of a function with ``**options``.
+
+    It refuses all others, with a word on what it takes itself.
+    """
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     shown = [p for p in _parameters() if p.name not in signature.parameters]
-    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+    names = [p.name for p in own if p.name != "self"]
+    known = OPTION_NAMES.union(names)
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        for name in given.keys() - known - BUDGET_KINDS.keys():
+            raise unknown_argument(name, names)
+        return function(*args, **given)
+
+    call.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
     documented = "\n".join(f"    {name}: {text}" for name, text in _option_help().items())
-    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{documented}"
-    return function
+    call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{documented}"
+    return cast(F, call)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

@@ -6,7 +6,7 @@ choices and help of their arguments from (see :mod:`graphprune.planning.keyword_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from functools import cached_property
 from numbers import Integral
@@ -440,15 +440,43 @@ OPTION_NAMES = frozenset(one.name for one in OPTION_FIELDS if one.name != "ratio
 """The keyword arguments of a plan."""
 
 
-def unknown_argument(name: str) -> InputError:
-    """The error of an argument that is not known."""
-    known = [*sorted(OPTION_NAMES), *sorted(BUDGET_KINDS.keys() - OPTION_NAMES)]
+def unknown_argument(name: str, own: Collection[str] = ()) -> InputError:
+    """The error of an argument that is not known.
+
+    Args:
+        name: of the argument.
+        own: what the function that got it takes beside the arguments of a plan.
+    """
+    known = [*own, *sorted(OPTION_NAMES), *sorted(BUDGET_KINDS.keys() - OPTION_NAMES)]
+    instead = _OF_OTHER_LIBRARIES.get(name) or next((f"{close}=" for close in close_matches(name, known)), None)
+    near = (
+        f"; elsewhere {name}= is what {instead} is here" if name in _OF_OTHER_LIBRARIES else did_you_mean(name, known)
+    )
     return InputError(
-        f"{name}: is no argument of a plan, which are {', '.join(known)}{did_you_mean(name, known)}",
+        f"{name}: is no argument of a plan, which are {', '.join(known)}{near}",
         found=f"the argument {name}=",
         needed=f"one of {', '.join(known)}",
-        do=f"write {close[0]}= instead" if (close := close_matches(name, known)) else f"leave out {name}=",
+        do=f"write {instead} instead" if instead else f"leave out {name}=",
     )
+
+
+_OF_OTHER_LIBRARIES = {
+    "ignored_layers": "overrides={module: graphprune.Override(frozen=True)}",
+    "pruning_ratio_dict": "overrides={module: graphprune.Override(ratio=0.5)}",
+    "pruning_ratio": "ratio=",
+    "ch_sparsity": "ratio=",
+    "sparsity": "ratio=",
+    "amount": "ratio=",
+    "max_pruning_ratio": "max_ratio=",
+    "round_to": "multiple=",
+    "global_pruning": "allocation='global'",
+    "isomorphic": "allocation='isomorphic'",
+    "head_pruning_ratio": "heads=",
+    "prune_head_dims": "head_width=",
+    "flops": "macs=",
+    "iterative_steps": "prune_iteratively(..., rounds=)",
+}
+"""What arguments of Torch-Pruning and others are called here; docs/comparison.md says more."""
 
 
 def _check_choice(one: Field[Any], value: Any) -> None:

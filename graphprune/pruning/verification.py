@@ -48,7 +48,7 @@ class Verification(Printed):
             integers, truth values or the places of infinities differ.
         absolute: the largest difference.
         outputs: how many output tensors were compared.
-        tolerance: the largest relative difference that passes.
+        tolerance: the largest relative difference that passes; one that rounding alone makes passes, too.
         inexact: the operations that took statistics over the surviving channels.
         perturbed: all-zero parameters that got the same random values in copies of both models, so that they hide
             nothing.
@@ -157,7 +157,7 @@ def verify(
         plan: what was removed.
         example_inputs: as for :func:`graphprune.trace`; real tensors.
         outputs: picks from a result what is compared, as for :func:`graphprune.trace`; None: everything.
-        tolerance: largest relative difference that passes.
+        tolerance: largest relative difference that passes; one that rounding alone makes passes, too.
 
     Raises:
         InputError: the weights of one of the models are on ``meta``.

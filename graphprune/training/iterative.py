@@ -124,7 +124,7 @@ def _check_tune(tune: Any) -> None:
     if callable(tune):
         check_callable("tune", tune, "a function (model) that trains it", takes="model")
     for name in tune if isinstance(tune, Mapping) else ():
-        check_known("tune", name, inspect.signature(finetune).parameters)
+        check_known("tune", name, inspect.signature(finetune).parameters, key=True)
 
 
 def _check_in_place(returned: object, model: nn.Module) -> None:

@@ -207,8 +207,15 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
 _MOST_NAMED = 24
 
 
-def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
-    """One of several names; ``others`` says what else would do (``", or a function"``).
+def check_known(name: str, value: object, known: Iterable[str], others: str = "", key: bool = False) -> str:
+    """One of several names.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+        known: the names.
+        others: what else would do (``", or a function"``).
+        key: the value is a key of the dict that was given.
 
     Raises:
         InputError: the value is none of them.
@@ -216,6 +223,7 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
+    first = (close_matches(value, names) or names or [""])[0]
     needed = ", ".join(map(repr, names[:_MOST_NAMED]))
     if len(names) > _MOST_NAMED:
         needed += f" and {len(names) - _MOST_NAMED} more"
@@ -223,7 +231,7 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
         f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}",
         found=found_value(value),
         needed=f"one of {needed}{others}",
-        do=f"pass {name}={(close_matches(value, names) or names or [''])[0]!r}, or another of these",
+        do=f"pass {name}={f'{{{first!r}: ...}}' if key else repr(first)}, or another of these",
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import ExportError
-from graphprune.export.resizing import set_attributes, set_place, set_shapes
+from graphprune.export.resizing import set_attributes, set_place, set_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from models import gpt, resnet_cifar
 
@@ -60,8 +60,7 @@ def test_the_record_makes_a_dense_network_slim() -> None:
     slim, record = pruned(resnet_cifar.resnet20(), IMAGE)
     dense = resnet_cifar.resnet20().eval()
     set_attributes(dense, record.attributes)
-    set_shapes(dense, record.shapes)
-    dense.load_state_dict(slim.state_dict())
+    set_tensors(dense, {**dict(slim.named_parameters()), **dict(slim.named_buffers())}, {})
     assert torch.equal(dense(IMAGE), slim(IMAGE))
     assert not slim_record(slim, dense)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 
 OTHER_WAYS = (
-    "take another way for this model: graphprune.export_onnx(...) for ONNX Runtime, or "
-    "graphprune.save_pretrained(...) for Transformers"
+    "take another way for this model: graphprune.export_onnx(...) for ONNX Runtime, or, if it is one of "
+    "Transformers, graphprune.save_pretrained(...)"
 )
 
 
