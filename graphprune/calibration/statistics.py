@@ -283,7 +283,8 @@ class Statistics:
         return call
 
     def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
-        advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn=, or pass batches of inputs alone, [x for x, _ in batches]"
+        pairs = "for pairs (inputs, target) pass loss_fn=, or pass batches of inputs alone, [x for x, _ in batches]"
+        advice = "" if self.loss_fn else pairs
         with self._stream.going_on():
             return call_model(self.model, number, args, kwargs, advice)
 

@@ -29,7 +29,7 @@ def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextM
     """
     args, kwargs = moved_to(model, call_arguments(number, batch))
     with suppress(StopForward), watch:
-        return call_model(model, number, args, kwargs, "pass batches of inputs alone, without targets")
+        return call_model(model, number, args, kwargs, "pass batches of inputs alone, [x for x, _ in batches]")
     return None
 
 
