@@ -20,6 +20,7 @@ from graphprune.planning.latency_search import WATCHED
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.arrays import Mask
 from graphprune.utils.evaluation import preserve_modes
+from graphprune.utils.switches import set_evaluation
 from graphprune.utils.timing import median_seconds
 
 ROUNDINGS_TRIED = (1, 4, 8, 16, 32)
@@ -101,7 +102,7 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     model: nn.Module = graph.model if here == device else copy.deepcopy(graph.model).to(device)
     calls = [call.mapped(lambda t: t.to(device, copy=True)) for call in graph.examples]
     with preserve_modes(model), runs_forgotten(model), torch.no_grad():
-        run = model.eval()
+        run = set_evaluation(model)
         (seconds,) = median_seconds(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))
     return seconds
 

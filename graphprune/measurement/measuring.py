@@ -39,6 +39,7 @@ from graphprune.utils.evaluation import eagerly, evaluating
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
+from graphprune.utils.switches import set_evaluation
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Evaluation: TypeAlias = "Callable[[nn.Module], float | Mapping[str, float]]"
@@ -196,7 +197,7 @@ def _measured(
 
 def _put_in_evaluation(model: nn.Module) -> None:
     try:
-        model.eval()
+        set_evaluation(model)
     except NotImplementedError as error:
         raise InputError(
             f"model: this {type(model).__name__} cannot be put in evaluation mode ({error})",

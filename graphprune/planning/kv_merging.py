@@ -19,6 +19,7 @@ from graphprune.graph.solve import KINDS
 from graphprune.planning.kv_attention import Attention, HeadRows, attentions_of, entries
 from graphprune.planning.kv_candidates import MergeCandidate, by_configuration, by_numbers, is_as_built
 from graphprune.planning.program_steps import StepReader
+from graphprune.pruning.later_tensors import known_shapes
 from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.pruning.rewrite import is_computed
 from graphprune.rules.labels import ParameterAxis
@@ -195,9 +196,8 @@ def _tried(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> _Fittin
 
 def _outline(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> Plan:
     """A plan with the sizes of a candidate, and the first rows in the place of means."""
-    own = tables(graph.model)
     kept = {axis.parameter: {axis.dim: np.arange(n, dtype=np.int64)} for axis, n in candidate.lengths.items()}
-    shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in own.plain.keys() - kept.keys()}
+    shapes = known_shapes(tables(graph.model), kept, graph.trace.modules)
     inputs = input_specs(graph.examples)
     return Plan(kept, shapes, candidate.sizes, (), {KV_HEADS: kv_heads}, unread=candidate.unread, inputs=inputs)
 

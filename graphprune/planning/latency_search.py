@@ -26,6 +26,7 @@ from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.switches import set_evaluation
 from graphprune.utils.timing import median_seconds
 
 LATENCY_ATTEMPTS = 8
@@ -54,7 +55,7 @@ class Stopwatch:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
         calls = [call.mapped(torch.clone) for call in self.calls]  # a model may write to its inputs
         with preserve_modes(*models), runs_forgotten(*models), torch.no_grad():
-            runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
+            runs = [self.runner(set_evaluation(model)) if self.runner else set_evaluation(model) for model in models]
             return median_seconds(*(partial(_run, run, calls) for run in runs), shortest=WATCHED, least=RUNS)
 
 

@@ -24,9 +24,9 @@ from graphprune.planning.setup import PRUNE_FIRST, PlanSetup, packed_layer, type
 from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
+from graphprune.pruning.later_tensors import known_shapes
 from graphprune.pruning.plan import Choice, Plan
 from graphprune.tracing.input_specs import input_specs
-from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, walked_once, within
 
@@ -307,8 +307,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
         choices.append(Choice(group.name, group.units, tuple(removed), group.role, macs, params, why[number]))
     kept = _kept(setup, selection)
     own = tables(setup.graph.model)
-    others = {name for name in own.plain.keys() - kept.keys() if not is_rebuilt(setup.graph.trace.modules, name)}
-    shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in others}
+    shapes = known_shapes(own, kept, setup.graph.trace.modules)
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}
     before, after = setup.graph.costs.dense, setup.costs.at(selection.alive)
     costs = {kind: (before[kind], after[kind]) for kind in before.counts}

@@ -12,7 +12,7 @@ from graphprune.errors import UnreachedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.pruning.plan import Plan
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.modules import named_tensors, tables
 
 NAMED = 4
 """How many parameters a warning names."""
@@ -38,7 +38,8 @@ def _unreached(graph: Analysis, plan: Plan) -> list[str]:
     """The names of floating-point tensors that no call reached, with a size of which something is gone."""
     kept = [(plan.shapes[name][dim], len(index)) for name, dims in plan.kept.items() for dim, index in dims.items()]
     shrunk = {size for size, left in kept if left < size}
-    missed = (name for name in graph.trace.unreached if name in plan.shapes)
+    made = tables(graph.model).plain  # in attributes; forward makes them anew
+    missed = (name for name in graph.trace.unreached if name in plan.shapes and name not in made)
     found = [name for name in missed if any(_fits(size, shrunk) for size in _sizes(graph, plan, name))]
     tensors = dict(named_tensors(graph.model)) if found else {}
     return [name for name in found if name in tensors and tensors[name].is_floating_point()]

@@ -20,6 +20,7 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
+from graphprune.utils.switches import set_evaluation
 from graphprune.utils.tree import map_tensors, tensors_of
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
@@ -56,7 +57,7 @@ def widened_tensor(tensor: Tensor) -> Tensor:
 
 def wide_module(model: nn.Module) -> nn.Module:
     """A copy of a module in evaluation mode and float64."""
-    return copy_module(model, {id(t): _wide_like(t) for t in all_tensors(model)}).eval()
+    return set_evaluation(copy_module(model, {id(t): _wide_like(t) for t in all_tensors(model)}))
 
 
 def _wide_like(tensor: Tensor) -> Tensor:

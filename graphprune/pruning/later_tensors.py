@@ -7,12 +7,28 @@ first call again, and the next one makes them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from graphprune.pruning.fits import ShapesByName
+from graphprune.pruning.rewrite import Kept
 from graphprune.tracing.rebuilt_tensors import is_rebuilt, is_set_when_built
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, all_tensors, tables
+
+
+def known_shapes(own: Tables, kept: Kept, kinds: Mapping[str, type]) -> dict[str, tuple[int, ...]]:
+    """The shapes that a plan is to know: of parameters and buffers, and of tensors in attributes that it cuts, or that
+    forward makes and the model has already.
+
+    Args:
+        own: the tensors of the model.
+        kept: the entries that the plan keeps of those that it cuts.
+        kinds: the classes of the model's modules by their paths.
+    """
+    others = {name for name in own.plain.keys() - kept.keys() if not is_rebuilt(kinds, name)}
+    return {name: tuple(t.shape) for name, t in own.unique() if name not in others}
 
 
 def later_tensors(own: Tables, shapes: ShapesByName) -> list[tuple[nn.Module, str, bool]]:

@@ -20,7 +20,8 @@ from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.held import held_functions, tensors_in_objects
-from graphprune.utils.modules import set_training, tables
+from graphprune.utils.modules import tables
+from graphprune.utils.switches import set_training
 from graphprune.utils.tree import PLAIN, iterators_in, output_tensors
 
 Outputs = Callable[[Any], Any]

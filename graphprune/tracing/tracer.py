@@ -30,8 +30,9 @@ from graphprune.tracing.training_mode import Run, record_run, record_training
 from graphprune.tracing.unused_tensors import unused_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
-from graphprune.utils.modules import Modules, named_modules, set_training
+from graphprune.utils.modules import Modules, named_modules
 from graphprune.utils.random_state import random_state
+from graphprune.utils.switches import set_training
 
 
 @dataclass(repr=False)

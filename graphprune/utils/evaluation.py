@@ -14,6 +14,7 @@ from torch import nn
 
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import named_modules
+from graphprune.utils.switches import set_evaluation
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def _evaluating_one(model: nn.Module) -> Iterator[None]:
     try:
         with preserve_modes(model):
             torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
+            set_evaluation(model)
             clear_gradients(p for p, _, _ in parameters)
             yield
     finally:

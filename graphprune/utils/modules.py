@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import FunctionType
 from typing import Any, TypeGuard
 
@@ -238,34 +238,6 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 def all_tensors(model: nn.Module) -> Iterable[Tensor]:
     """Parameters, buffers and tensors kept as plain attributes or in a list, of every submodule, each once."""
     return tables(model).everything().values()
-
-
-def set_training(modules: Modules, training: bool) -> None:
-    """Put a model, given as its :func:`named_modules`, in training or evaluation mode, if it is not in that.
-
-    Where a class has a way of its own to do so, torch is left to do it.
-    """
-    if not _switch_as_torch_does(modules):
-        model = modules[0][1]
-        model.train() if training else model.eval()
-        return
-    for _, module in modules:
-        if module.training is not training:
-            module.training = training
-
-
-def _switch_as_torch_does(modules: Modules) -> bool:
-    kinds = {type(module) for _, module in modules}
-    own = all(_SWITCHES.isdisjoint(vars(module)) for _, module in modules)
-    return own and all(_class_switches_as_torch_does(kind) for kind in kinds)  # type: ignore[arg-type]  # by identity
-
-
-_SWITCHES = frozenset(("train", "eval"))
-
-
-@lru_cache(maxsize=1024)
-def _class_switches_as_torch_does(kind: type[nn.Module]) -> bool:
-    return kind.train is nn.Module.train and kind.eval is nn.Module.eval
 
 
 def class_name(kind: type) -> str:

@@ -17,6 +17,7 @@ from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import Inputs, describe, normalize
 from graphprune.tracing.places import raised_at
 from graphprune.utils.evaluation import eagerly, preserve_modes
+from graphprune.utils.switches import set_evaluation
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = normalize(inputs)
     with eagerly(), preserve_modes(model), torch.no_grad():
-        return model.eval()(*args, **kwargs)
+        return set_evaluation(model)(*args, **kwargs)
 
 
 def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> InputError:

@@ -1,0 +1,78 @@
+"""Models whose classes switch to evaluation in a way of their own come back as they were."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Adapted(nn.Linear):
+    """An adapter that is merged into the weight where the layer is evaluated, as loralib's are."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.down, self.up = nn.Parameter(torch.randn(4, sizes[0])), nn.Parameter(torch.randn(sizes[1], 4))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * (self.up @ self.down)
+            self.merged = not mode
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = super().forward(input)
+        return y if self.merged else y + input @ self.down.T @ self.up.T
+
+
+class Biased(nn.Module):
+    """Makes what it needs where it is evaluated, as LeViT does."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(width))
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if not mode:
+            self.ready = self.bias.detach() * 2
+        elif hasattr(self, "ready"):
+            del self.ready
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.bias * 2 if self.training else self.ready)
+
+
+def adapted() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Adapted(8, 32), nn.ReLU(), Adapted(32, 4)).train()
+
+
+def test_adapters_that_are_merged_in_evaluation_stay_beside_the_weights() -> None:
+    model = adapted()
+    before, wanted = copy.deepcopy(model.state_dict()), model(X)
+    plan = graphprune.trace(model, X).plan(0.5, importance="wanda", calibration=[X])
+    slim = plan.apply(model)
+    graphprune.repair(slim, model, plan, [X])
+    assert graphprune.verify(model, plan.apply(model), plan, X).passed
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model(X), wanted) and model.training and not model[0].merged
+    torch.testing.assert_close(slim.eval()(X), slim.train()(X))
+
+
+def test_what_is_made_for_evaluation_is_made() -> None:
+    model = nn.Sequential(nn.Linear(8, 32), Biased(32), nn.ReLU(), nn.Linear(32, 16), nn.Linear(16, 4))
+    for training, width in ((True, 32), (False, 16)):  # what is made while a copy is traced is a constant
+        slim = graphprune.prune_model(model.train(training), 0.5, X, verify=True)
+        assert slim[1].bias.shape == (width,)
+        assert slim[3].out_features == 8
+        assert slim.train().eval()(X).shape == (6, 4)
