@@ -174,10 +174,16 @@ class Allocator:
         budgets = self._budgets(steps)
         limits = np.array([b.limit for b in budgets.budgets])
         problem = Problem(self.setup.graph.solution, state, budgets.costs, budgets.prices, limits, fixed)
-        passed = self.share(self, problem) if self.share else self.by_priority(problem)
+        passed = self._passed(problem)
         if passed is None:
             raise out_of_reach(problem, budgets.budgets, self.setup)
         return state.removed(passed)
+
+    def _passed(self, problem: Problem) -> Ids | None:
+        """How far to go on each path; None: out of reach. Of no path the budgets are met, or they are not."""
+        if not problem.state.paths:
+            return problem.state.lengths if problem.fits(problem.state.lengths) else None
+        return self.share(self, problem) if self.share else self.by_priority(problem)
 
     def by_priority(self, problem: Problem, given: Allocation | None = None) -> Ids | None:
         """How far an allocation goes on each path, by default the one that is asked for; None: out of reach."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.living import all_living
-from graphprune.planning.objectives import Budget
+from graphprune.planning.objectives import UNITS, Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
 from graphprune.utils.arrays import Mask
@@ -105,18 +106,32 @@ def _tie(constraints: SizeConstraints, group: Group) -> Equation | None:
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) -> PlanError:
     """The error of budgets that cannot be met, which says what the smallest reachable value is."""
-    multiple = max((limit.multiple for limit in setup.limits), default=1)
-    finer = f", or let multiples of less than {multiple} units be left" if multiple > 1 else ""
-    finer += ", or hold less by overrides=" if setup.options.overrides else ""
     least = problem.costs(problem.living(problem.state.lengths))
     dense = problem.costs(all_living(problem.solution))
     wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
     worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
-    left = budgets[worst].shown(least[worst])
+    budget, left = budgets[worst], budgets[worst].shown(least[worst])
+    share = least[worst] / dense[worst]
+    if budget.kind == UNITS:
+        reached = f"{left} of {budget.shown(dense[worst])} units are left"
+        needed, ask = f"ratio={floor(1000 * (1 - share)) / 1000:.3f} or less", "that or less"
+    else:
+        reached = f"the model still costs {left}, {share:.3f} of what it costs now"
+        needed, ask = f"{left} or more, {budget.kind}={share:.3f}", "that or more"
     return PlanError(
-        f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
-        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now",
-        found=budgets[worst].text,
-        needed=f"{left} or more, {budgets[worst].kind}={least[worst] / dense[worst]:.3f}",
-        do=f"ask for that or more, or raise max_ratio (now {setup.options.limits.max_ratio:g}){finer}",
+        f"{budget.text if budget.kind == UNITS else f'{budget.kind}: {budget.text}'} is out of reach; with every group "
+        f"at its floor {reached}",
+        found=budget.text,
+        needed=needed,
+        do=f"ask for {ask}, or {_lower_floors(setup)}",
     )
+
+
+def _lower_floors(setup: PlanSetup) -> str:
+    """What lets more units go."""
+    multiple = max((limit.multiple for limit in setup.limits), default=1)
+    ways = [f"raise max_ratio (now {setup.options.limits.max_ratio:g})"]
+    ways += [f"let multiples of less than {multiple} units be left"] if multiple > 1 else []
+    ways += ["hold less by overrides="] if setup.options.overrides else []
+    ways += ["give larger ratios by role"] if any(setup.options.role_ratios.values()) else []
+    return ", or ".join([*ways, "free what is frozen (print(graph) lists it)"])
