@@ -19,8 +19,7 @@ from graphprune.planning.latency import Kernel, LatencyModel
 from graphprune.planning.latency_search import WATCHED
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.arrays import Mask
-from graphprune.utils.evaluation import preserve_modes
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.switches import evaluation_mode
 from graphprune.utils.timing import median_seconds
 
 ROUNDINGS_TRIED = (1, 4, 8, 16, 32)
@@ -101,9 +100,8 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     here = next((p.device for p in graph.model.parameters()), torch.device("cpu"))
     model: nn.Module = graph.model if here == device else copy.deepcopy(graph.model).to(device)
     calls = [call.mapped(lambda t: t.to(device, copy=True)) for call in graph.examples]
-    with preserve_modes(model), runs_forgotten(model), torch.no_grad():
-        run = set_evaluation(model)
-        (seconds,) = median_seconds(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))
+    with evaluation_mode(model), runs_forgotten(model), torch.no_grad():
+        (seconds,) = median_seconds(lambda: [call.run(model) for call in calls], shortest=min(WATCHED, limit.left / 4))
     return seconds
 
 

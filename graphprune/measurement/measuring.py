@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
@@ -39,7 +40,7 @@ from graphprune.utils.evaluation import eagerly, evaluating
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.switches import evaluation_mode
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Evaluation: TypeAlias = "Callable[[nn.Module], float | Mapping[str, float]]"
@@ -180,8 +181,18 @@ def _measured(
     timing: TimingOptions | None,
     evaluate: Evaluation | None,
 ) -> dict[str, Measurement]:
-    for model in models.values():
-        _put_in_evaluation(model)
+    with ExitStack() as stack:
+        for model in models.values():
+            _enter_evaluation(stack, model)
+        return _measured_in_evaluation(models, calls, timing, evaluate)
+
+
+def _measured_in_evaluation(
+    models: Mapping[str, nn.Module],
+    calls: Sequence[MethodCall],
+    timing: TimingOptions | None,
+    evaluate: Evaluation | None,
+) -> dict[str, Measurement]:
     subjects = {name: _Subject(model, calls) for name, model in models.items()}
     for subject in subjects.values():
         subject.run_once()
@@ -195,9 +206,9 @@ def _measured(
     return {name: subject.measurement(timing is not None, evaluate) for name, subject in subjects.items()}
 
 
-def _put_in_evaluation(model: nn.Module) -> None:
+def _enter_evaluation(stack: ExitStack, model: nn.Module) -> None:
     try:
-        set_evaluation(model)
+        stack.enter_context(evaluation_mode(model))
     except NotImplementedError as error:
         raise InputError(
             f"model: this {type(model).__name__} cannot be put in evaluation mode ({error})",

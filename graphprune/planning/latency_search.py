@@ -24,9 +24,8 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
-from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.random_state import random_numbers_kept
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.switches import evaluation_mode
 from graphprune.utils.timing import median_seconds
 
 LATENCY_ATTEMPTS = 8
@@ -54,8 +53,8 @@ class Stopwatch:
     def seconds(self, *models: nn.Module) -> list[float]:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
         calls = [call.mapped(torch.clone) for call in self.calls]  # a model may write to its inputs
-        with preserve_modes(*models), runs_forgotten(*models), torch.no_grad():
-            runs = [self.runner(set_evaluation(model)) if self.runner else set_evaluation(model) for model in models]
+        with evaluation_mode(*models), runs_forgotten(*models), torch.no_grad():
+            runs = [self.runner(model) if self.runner else model for model in models]
             return median_seconds(*(partial(_run, run, calls) for run in runs), shortest=WATCHED, least=RUNS)
 
 

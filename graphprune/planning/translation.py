@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ class Translation:
             alive: the classes that live.
         """
         slim, shapes = slim_on_meta(plan, self.graph.model), self._shapes(alive)
-        run = self._run(replay_program, slim)
+        run = self._run(partial(replay_program, by_flags=self.graph.trace.by_flags), slim)
         if isinstance(run, Replay) and self._compared(run, shapes, alive, unknown_differ=True) is None:
             return self._training_failure(slim)
         fresh = slim_on_meta(plan, self.graph.model)  # a run may leave something in the modules
@@ -153,7 +154,8 @@ class Translation:
             return None
         try:
             with changing_globals(), random_numbers_kept():
-                replay_program(slim, self.graph.trace.trained, self.graph.trace.pick, training=True)
+                trace = self.graph.trace
+                replay_program(slim, trace.trained, trace.pick, training=True, by_flags=trace.by_flags)
         except Exception as error:
             return ProgramDifference.failure(error, "the slim model fails in training")
         return None

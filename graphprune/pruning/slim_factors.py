@@ -35,7 +35,8 @@ def slim_factors(graph: Analysis, plan: Plan) -> dict[fx.Node, float]:
 def _slim_run(graph: Analysis, plan: Plan) -> Replay:
     """What the slim model does: on shapes, or, if the model looks at values, with them."""
     if graph.trace.on_meta:
-        return replay_program(slim_on_meta(plan, graph.model), graph.examples, graph.trace.pick)
+        slim, trace = slim_on_meta(plan, graph.model), graph.trace
+        return replay_program(slim, graph.examples, trace.pick, by_flags=trace.by_flags)
     return record(plan.apply(graph.model), graph.examples, graph.trace.pick, on_meta=False).replayed()
 
 

@@ -22,6 +22,7 @@ from graphprune.tracing.torch_attention import is_torchs_attention
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.modules import Modules, is_parameter, tables
+from graphprune.utils.switches import switches_by_flags
 
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
@@ -44,6 +45,7 @@ class MetaCopy:
         holders: those of its submodules that may hold functions, or dictionaries of their own, before it is run.
         kinds: the classes of the user's modules, by path.
         replaceable: the paths of those that are attention of torch, which pruning may put others in the place of.
+        by_flags: is the mode alone to be set: see :func:`graphprune.utils.switches.switches_by_flags`.
     """
 
     module: nn.Module
@@ -54,11 +56,13 @@ class MetaCopy:
     holders: Modules
     kinds: Mapping[str, type] = field(default_factory=dict)
     replaceable: tuple[str, ...] = ()
+    by_flags: bool = True
 
 
 def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> MetaCopy:
     """Copy ``model``; with ``on_meta`` its floating-point tensors become shapes on ``meta``."""
     own = tables(model)
+    by_flags = switches_by_flags(own.modules)
     tensors = own.everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
     module, copied = copy_with_tables(model, copies, stand_in, everything=True, own=own)
@@ -74,7 +78,9 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     kinds = {path: type(submodule) for path, submodule in own.modules}
     attentions = [(path, submodule) for path, submodule in own.modules if isinstance(submodule, nn.MultiheadAttention)]
     replaceable = tuple(path for path, attention in attentions if is_torchs_attention(attention))
-    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds, replaceable)
+    return MetaCopy(
+        module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds, replaceable, by_flags
+    )
 
 
 def _holders_in(modules: Modules) -> set[int]:

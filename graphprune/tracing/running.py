@@ -162,14 +162,18 @@ def replay_on_shapes(model: nn.Module, calls: Iterable[MethodCall], outputs: Out
             torch raises where it looks at values.
     """
     model_copy = make_meta_copy(model, SizeLog())
-    set_training(model_copy.modules, training=False)
+    set_training(model_copy.modules, False, model_copy.by_flags)
     return replay_copy(model_copy, calls, outputs)
 
 
 @from_empty_tables
 @eagerly()
 def replay_program(
-    model: nn.Module, calls: Iterable[MethodCall], outputs: Outputs | None = None, training: bool = False
+    model: nn.Module,
+    calls: Iterable[MethodCall],
+    outputs: Outputs | None = None,
+    training: bool = False,
+    by_flags: bool = True,
 ) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as a trace would.
 
@@ -178,11 +182,13 @@ def replay_program(
         calls: what is run, one after the other.
         outputs: picks from a result what is returned; None: all tensors.
         training: in training mode. It may draw random numbers and go another way each time.
+        by_flags: is the mode alone to be set: see :func:`graphprune.utils.switches.switches_by_flags`.
 
     Raises:
         TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on.
     """
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}
-    set_training(own.modules, training)
-    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}, own.holders), calls, outputs)
+    set_training(own.modules, training, by_flags)
+    copy = MetaCopy(model, own.modules, own.unique(), paths, {}, own.holders, by_flags=by_flags)
+    return replay_copy(copy, calls, outputs)

@@ -63,6 +63,7 @@ class Trace:
         unused: calls whose results, made of sizes alone, nothing uses.
         chosen: arguments that are no tensors may have chosen what of the model was used.
         seeded: the program sets the seed of random numbers.
+        by_flags: its mode alone is set: see :func:`graphprune.utils.switches.switches_by_flags`.
     """
 
     graph: fx.Graph
@@ -87,6 +88,7 @@ class Trace:
     unused: frozenset[fx.Node] = frozenset()
     chosen: bool = False
     seeded: bool = False
+    by_flags: bool = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -135,7 +137,7 @@ def record(
     log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
-    set_training(recorder.model_copy.modules, training=False)
+    set_training(recorder.model_copy.modules, False, recorder.model_copy.by_flags)
     runs, modules = _run_all(recorder, calls, outputs)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
@@ -167,6 +169,7 @@ def record(
         _passed_over(recorder, [node for _, node in replaced]),
         recorder.chosen,
         recorder.seeded,
+        recorder.model_copy.by_flags,
     )
 
 

@@ -25,6 +25,7 @@ from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
 from graphprune.tracing.training_reads import reads_training
 from graphprune.utils.modules import Modules, named_modules
+from graphprune.utils.switches import set_training
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,9 @@ def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | 
         outputs: picks what counts of a result; None: all tensors.
         modules: those of the recorder's copy after the runs.
     """
-    model = recorder.model_copy.module
     if not reads_training(modules, recorder.model_copy.holders) and recorder.parameters <= recorder.used:
         return Trained()
-    model.train()
+    set_training(recorder.model_copy.modules, True, recorder.model_copy.by_flags)
     for _, tensor in recorder.model_copy.tensors:
         tensor.requires_grad_(False)  # or torch would run dropout and others in another way
     found = [_record_trained(recorder, run, outputs) for run in runs]

@@ -29,7 +29,7 @@ from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.random_state import seed_all
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.switches import evaluation_mode
 from graphprune.utils.typed_json import Count, convert_data
 
 Quality = Callable[[nn.Module], float]
@@ -274,8 +274,8 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
         InputError: it gives no number.
     """
     try:
-        with preserve_modes(model), torch.no_grad():
-            found: object = evaluate(set_evaluation(model))
+        with evaluation_mode(model), torch.no_grad():
+            found: object = evaluate(model)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"evaluate: must give a number, higher for a better model, but failed: {error}",

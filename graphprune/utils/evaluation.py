@@ -14,7 +14,7 @@ from torch import nn
 
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import named_modules
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.switches import evaluation_mode
 
 
 @contextmanager
@@ -129,9 +129,8 @@ def _evaluating_one(model: nn.Module) -> Iterator[None]:
     hooks = [taken for p, _, _ in parameters for taken in _take_gradient_hooks(p)]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
-        with preserve_modes(model):
+        with evaluation_mode(model):
             torch.backends.mha.set_fastpath_enabled(False)
-            set_evaluation(model)
             clear_gradients(p for p, _, _ in parameters)
             yield
     finally:

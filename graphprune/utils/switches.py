@@ -1,35 +1,82 @@
 """Training and evaluation mode, and the classes that have a way of their own to switch.
 
-Most of these switch a part or make a table, which torch is left to let them do. Others merge weights into one another
-when they are evaluated (the adapters of loralib): as what they hold would be another model's then, they get the mode
-and keep their weights as they are.
+Most of these switch a part, make a table, or work out a weight for evaluation: they are left to do so, and what they
+changed is put back afterwards. Others merge weights into one another and take them apart again (the adapters of
+loralib), which rounds; and what is merged is not what is to be cut. These get the mode, and keep their weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from types import FunctionType
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from graphprune.utils.modules import Modules, named_modules
+from graphprune.utils.modules import Modules, named_modules, within
 
 _SWITCHES = frozenset(("train", "eval"))
-_FLAGS = frozenset(("requires_grad_", "register_buffer_"))
-"""Names that look like those of operations in place, and write to no values."""
+_TABLES = ("_parameters", "_buffers", "_modules")
+_MISSING = object()
+_ROUNDING = 1e-3
+"""What is merged and taken apart again is the same up to this fraction of the largest entry, in any precision."""
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Models in evaluation mode; afterwards in the modes, and with the tensors and attributes, that they had."""
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_evaluation_of_one(named_modules(model)))
+        yield
+
+
+@contextmanager
+def _evaluation_of_one(modules: Modules) -> Iterator[None]:
+    modes = [(module, module.training) for _, module in modules]
+    try:
+        with ExitStack() as stack:
+            if switches_by_flags(modules):
+                set_training(modules, training=False, by_flags=True)
+            else:
+                stack.callback(_switched(modules).put_back)
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _switched(modules: Modules) -> _Held:
+    """Let a model switch to evaluation in its own way; what it held before, of what that changed."""
+    held = _Held.of(modules)
+    try:
+        set_training(modules, training=False, by_flags=False)
+    except BaseException:
+        held.changed().put_back()
+        raise
+    return held.changed()
 
 
 def set_evaluation(model: nn.Module) -> nn.Module:
-    """Put a model in evaluation mode, and return it."""
-    set_training(named_modules(model), training=False)
+    """Put a model in evaluation mode for good, and return it."""
+    modules = named_modules(model)
+    set_training(modules, training=False, by_flags=switches_by_flags(modules))
     return model
 
 
-def set_training(modules: Modules, training: bool) -> None:
-    """Put a model, given as its :func:`named_modules`, in training or evaluation mode, if it is not in that."""
+def set_training(modules: Modules, training: bool, by_flags: bool) -> None:
+    """Put a model, given as its :func:`named_modules`, in training or evaluation mode, if it is not in that.
+
+    Args:
+        modules: of the model.
+        training: the mode.
+        by_flags: of the model, or the one that it is a copy of: see :func:`switches_by_flags`.
+    """
     others = [module for _, module in modules if module.training is not training]
-    if others and not _switch_by_flags(modules):
+    if others and not by_flags:
         model = modules[0][1]
         model.train() if training else model.eval()
         return
@@ -37,37 +84,91 @@ def set_training(modules: Modules, training: bool) -> None:
         module.training = training
 
 
-def _switch_by_flags(modules: Modules) -> bool:
-    """Does torch's way do all that is to be done?"""
+def switches_by_flags(modules: Modules) -> bool:
+    """Is the mode alone to be set? Where no class has a way of its own, and where one changes tensors and takes that
+    back when it is switched back: which of them do is tried, and undone."""
+    if not _of_their_own(modules):
+        return True
+    held, model = _Held.of(modules), modules[0][1]
+    try:
+        model.train(not model.training)
+        changed = bool(held.changed().tensors)
+        model.train(not model.training)
+        return changed and not held.changed(_ROUNDING).tensors
+    finally:
+        held.changed().put_back()
+
+
+def _of_their_own(modules: Modules) -> list[str]:
+    """The paths of the modules that have a way of their own to switch."""
     kinds = {type(module) for _, module in modules}
-    own = all(_SWITCHES.isdisjoint(vars(module)) for _, module in modules)
-    others = [kind for kind in kinds if not _switches_as_torch_does(kind)]  # type: ignore[arg-type]  # by identity
-    return own and (not others or any(_merges_weights(kind) for kind in others))  # type: ignore[arg-type]
+    own = {kind for kind in kinds if not _class_switches_as_torch_does(kind)}  # type: ignore[arg-type]  # by identity
+    return [path for path, module in modules if type(module) in own or not _SWITCHES.isdisjoint(vars(module))]
 
 
 @lru_cache(maxsize=1024)
-def _switches_as_torch_does(kind: type[nn.Module]) -> bool:
+def _class_switches_as_torch_does(kind: type[nn.Module]) -> bool:
     return kind.train is nn.Module.train and kind.eval is nn.Module.eval
 
 
-@lru_cache(maxsize=1024)
-def _merges_weights(kind: type[nn.Module]) -> bool:
-    """Does a class write to the entries of tensors when it switches: to ``weight.data``, or by ``weight.add_``?"""
-    return any(
-        name == "data" or (name.endswith("_") and not name.startswith("_") and name not in _FLAGS)
-        for function in _switching(kind)
-        for name in function.__code__.co_names
-    )
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What modules with a way of their own to switch hold, and those in them.
+
+    Attributes:
+        attributes: of each module, with its tables; :data:`_MISSING` of what it has not.
+        tensors: with their values; those on ``meta`` have none.
+    """
+
+    attributes: list[tuple[nn.Module, dict[str, Any]]]
+    tensors: list[tuple[Tensor, Tensor]]
+
+    @staticmethod
+    def of(modules: Modules) -> _Held:
+        own = _of_their_own(modules)
+        inside = [m for path, m in modules if "" in own or path in own or within(path, own)]
+        found = {id(t): t for m in inside for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
+        tensors = [(t, t.detach().clone()) for t in found.values() if not t.is_meta]
+        return _Held([(module, _copied(vars(module))) for module in inside], tensors)
+
+    def changed(self, rounding: float = 0.0) -> _Held:
+        """Of this what is otherwise now: attributes that are others, tensors of other values or that are gone."""
+        now = {id(t) for m, _ in self.attributes for t in (*m._parameters.values(), *m._buffers.values())}
+        tensors = [(t, values) for t, values in self.tensors if id(t) not in now or not _equal(t, values, rounding)]
+        return _Held([(module, _differing(before, vars(module))) for module, before in self.attributes], tensors)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Let everything be as it was."""
+        for module, attributes in self.attributes:
+            for name, value in _copied(attributes).items():
+                if value is _MISSING:
+                    vars(module).pop(name, None)
+                else:
+                    vars(module)[name] = value
+        for tensor, values in self.tensors:
+            if tensor.shape == values.shape and not torch.equal(tensor, values):
+                tensor.copy_(values)
 
 
-def _switching(kind: type[nn.Module]) -> Iterator[FunctionType]:
-    """The methods that switch instances of a class, and the methods of it that these call, but for torch's."""
-    waiting, done = sorted(_SWITCHES), set(dir(nn.Module)) - _SWITCHES
-    while waiting:
-        name = waiting.pop()
-        done.add(name)
-        for base in kind.__mro__:
-            found = vars(base).get(name)
-            if isinstance(found, FunctionType) and not base.__module__.startswith("torch."):
-                yield found
-                waiting += [called for called in found.__code__.co_names if called not in done]
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) if name in _TABLES else value for name, value in attributes.items()}
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What was before under the names under which something else is now."""
+    names = [name for name in {**before, **now} if not _is_same(before.get(name, _MISSING), now.get(name, _MISSING))]
+    return {name: before.get(name, _MISSING) for name in names}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if type(one) is dict and type(other) is dict:
+        return list(map(id, one.values())) == list(map(id, other.values())) and [*one] == [*other]
+    return one is other
+
+
+def _equal(tensor: Tensor, values: Tensor, rounding: float) -> bool:
+    """Are values the same, up to a fraction of the largest?"""
+    if tensor.shape != values.shape or not rounding or not values.numel():
+        return torch.equal(tensor, values)
+    return bool((tensor.detach() - values).abs().max() <= rounding * values.abs().max())

@@ -16,8 +16,8 @@ from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import Inputs, describe, normalize
 from graphprune.tracing.places import raised_at
-from graphprune.utils.evaluation import eagerly, preserve_modes
-from graphprune.utils.switches import set_evaluation
+from graphprune.utils.evaluation import eagerly
+from graphprune.utils.switches import evaluation_mode
 
 T = TypeVar("T")
 
@@ -64,8 +64,8 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = normalize(inputs)
-    with eagerly(), preserve_modes(model), torch.no_grad():
-        return set_evaluation(model)(*args, **kwargs)
+    with eagerly(), evaluation_mode(model), torch.no_grad():
+        return model(*args, **kwargs)
 
 
 def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> InputError:
