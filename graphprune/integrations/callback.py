@@ -14,7 +14,7 @@ from graphprune.errors import InputError, LoadError, UnfinishedScheduleWarning
 from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.pruning.optimizer import several
 from graphprune.training.gradual import GradualPruner
-from graphprune.training.schedules import Schedule
+from graphprune.training.schedules import Gradual, Iterative, OneShot, Schedule
 from graphprune.utils.callers import frames_of_this_package
 
 
@@ -93,17 +93,11 @@ class PreparedPruner:
 
 
 def warn_of_unfinished(schedule: Schedule, steps: int) -> None:
-    """Warn if a schedule was to go on after so many steps, with which training ended."""
-    done, wanted = (schedule.ratio_at(step, _HALF) for step in (steps, _LATE))
-    if done < wanted:
+    """Warn if a schedule of graphprune was to go on after so many steps, with which training ended."""
+    if isinstance(schedule, OneShot | Iterative | Gradual) and steps < schedule.last:
         warnings.warn(
-            f"schedule: training ended after {steps} steps, and {schedule} goes on: of a final 0.5 it had come to "
-            f"{done:.2g}. Train longer, or pass a schedule that ends earlier",
+            f"schedule: training ended after {steps} steps, and {schedule} goes on to step {schedule.last}, so less is "
+            "gone than was asked for. Train longer, or pass a schedule that ends earlier",
             UnfinishedScheduleWarning,
             stacklevel=frames_of_this_package(),
         )
-
-
-_HALF = 0.5
-_LATE = 1 << 40
-"""A step after the end of any schedule."""

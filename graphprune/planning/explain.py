@@ -12,7 +12,7 @@ from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.living import all_living
-from graphprune.planning.objectives import UNITS, Budget
+from graphprune.planning.objectives import UNIT_KIND, Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
 from graphprune.utils.arrays import Mask
@@ -112,15 +112,15 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) 
     worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
     budget, left = budgets[worst], budgets[worst].shown(least[worst])
     share = least[worst] / dense[worst]
-    if budget.kind == UNITS:
+    asked = budget.text if budget.kind == UNIT_KIND else f"{budget.kind}: {budget.text}"
+    if budget.kind == UNIT_KIND:
         reached = f"{left} of {budget.shown(dense[worst])} units are left"
         needed, ask = f"ratio={floor(1000 * (1 - share)) / 1000:.3f} or less", "that or less"
     else:
         reached = f"the model still costs {left}, {share:.3f} of what it costs now"
         needed, ask = f"{left} or more, {budget.kind}={share:.3f}", "that or more"
     return PlanError(
-        f"{budget.text if budget.kind == UNITS else f'{budget.kind}: {budget.text}'} is out of reach; with every group "
-        f"at its floor {reached}",
+        f"{asked} is out of reach; with every group at its floor {reached}",
         found=budget.text,
         needed=needed,
         do=f"ask for {ask}, or {_lower_floors(setup)}",

@@ -21,7 +21,7 @@ from graphprune.utils.checks import found_value, is_number, shown
 BudgetSpec = int | float | str
 """A fraction of the dense cost (``0.5``), a number (``2_000_000``), or one with a unit (``"2G"``, ``"5ms"``)."""
 
-UNITS = "units"
+UNIT_KIND = "units"
 """The kind of the budget that a ratio over all groups together is."""
 
 
@@ -30,7 +30,7 @@ class Budget:
     """A ceiling on one kind of cost.
 
     Attributes:
-        kind: a name in :data:`graphprune.graph.budget_kinds.BUDGET_KINDS`, or :data:`UNITS`.
+        kind: a name in :data:`graphprune.graph.budget_kinds.BUDGET_KINDS`, or :data:`UNIT_KIND`.
         limit: in MACs, entries, bytes, seconds or units.
         text: as it was given.
     """
@@ -168,7 +168,7 @@ class UnitBudget:
     def __init__(self, free: Mask, kept: int, text: str) -> None:
         self._units = np.flatnonzero(free)
         self._one = free[None].astype(float)
-        self.budgets = [Budget(UNITS, kept, text)]
+        self.budgets = [Budget(UNIT_KIND, kept, text)]
 
     def costs(self, living: Living) -> Scores:
         """How many units a choice keeps. [1]"""

@@ -1,8 +1,8 @@
 """Tensors that a forward pass makes on its first call, such as a table of positions or a product of weights.
 
 A plan that was made before knows nothing of them, and they are those of the dense model. Buffers that are not saved,
-tensors in attributes that ``forward`` makes, and cached properties are no state of the model: they are as before the
-first call again, and the next one makes them.
+tensors in attributes that ``forward`` makes of weights and sizes, and cached properties are no state of the model: they
+are as before the first call again, and the next one makes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 from graphprune.pruning.fits import ShapesByName
 from graphprune.pruning.rewrite import Kept
-from graphprune.tracing.rebuilt_tensors import is_rebuilt, is_set_when_built
+from graphprune.tracing.rebuilt_tensors import is_made_of_weights, is_rebuilt, is_set_when_built
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, all_tensors, tables
 
@@ -48,7 +48,7 @@ def later_tensors(own: Tables, shapes: ShapesByName) -> list[tuple[nn.Module, st
     for name in unknown:
         path, _, attribute = name.rpartition(".")
         unsaved = attribute in modules[path]._non_persistent_buffers_set
-        if unsaved or (name in own.plain and is_rebuilt(kinds, name)):
+        if unsaved or (name in own.plain and is_made_of_weights(kinds, name)):
             found.append((modules[path], attribute, is_set_when_built(kinds, name)))
     return found
 

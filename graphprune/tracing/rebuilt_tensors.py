@@ -21,6 +21,7 @@ from graphprune.tracing.may_write import function_of, is_own
 _Known = WeakKeyDictionary[type, frozenset[str]]
 _made: _Known = WeakKeyDictionary()
 _made_again: _Known = WeakKeyDictionary()
+_of_weights: _Known = WeakKeyDictionary()
 _set: _Known = WeakKeyDictionary()
 _filled: _Known = WeakKeyDictionary()
 
@@ -53,6 +54,18 @@ def is_rebuilt(kinds: Mapping[str, type], name: str) -> bool:
 
 def _is_made(made_by: Callable[[type], frozenset[str]], kinds: Mapping[str, type], name: str) -> bool:
     return any(rest in made_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
+
+
+def is_made_of_weights(kinds: Mapping[str, type], name: str) -> bool:
+    """Does forward, or a cached property, make a tensor in an attribute of what the model holds, and of sizes alone?
+
+    What it is given, a prompt or the statistics of a batch, another call does not bring back.
+
+    Args:
+        kinds: the classes of the model's modules by their paths.
+        name: of the tensor.
+    """
+    return _is_made(_made_of_weights_by, kinds, name)
 
 
 def rebuild_any(kinds: Iterable[type]) -> bool:
@@ -94,6 +107,50 @@ def _made_again_by(kind: type) -> frozenset[str]:
         made = (pair for f in methods_from("forward", kind) for pair in _made_in(f))
         _made_again[kind] = frozenset(name for name, once in made if not once)
     return _made_again[kind]
+
+
+def _made_of_weights_by(kind: type) -> frozenset[str]:
+    """Those of them that depend on no argument."""
+    if kind not in _of_weights:
+        functions = {function.__name__: function for function in methods_from("forward", kind)}
+        handed = _handed_inputs(functions)
+        given = {path for name in handed for path in _made_of_inputs(functions[name])}
+        _of_weights[kind] = _made_by(kind) - given
+    return _of_weights[kind]
+
+
+def _handed_inputs(functions: Mapping[str, FunctionType]) -> set[str]:
+    """The names of the methods that are handed what forward is given, and not only sizes of it."""
+    found = {"forward"} & functions.keys()
+    for _ in range(_ROUNDS):
+        for name in sorted(found):
+            found.update(functions.keys() & _handed_by(functions[name]))
+    return found
+
+
+def _handed_by(function: FunctionType) -> set[str]:
+    """The names of the methods that one calls with what depends on its arguments."""
+    tree, owner, found = _tree(function), _owner(function), set()
+    if tree is None:
+        return set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        values = (*call.args, *(keyword.value for keyword in call.keywords))
+        if any(_is_given(value, tree, function) for value in values):
+            found.add(_path(call.func, owner))
+    return found
+
+
+def _made_of_inputs(function: FunctionType) -> list[str]:
+    """The attributes that a function sets to what depends on its arguments."""
+    return [path for path, value, tree in _given_in(function) if _is_given(value, tree, function)]
+
+
+def _is_given(value: ast.AST, tree: ast.AST, function: FunctionType) -> bool:
+    """Does a value depend on an argument of a function, and not only on its sizes?"""
+    code = function.__code__
+    several = sum(bool(code.co_flags & flag) for flag in (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS))
+    arguments = set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount + several])
+    return _comes_of(value, tree, lambda node: isinstance(node, ast.Name) and node.id in arguments)
 
 
 def _set_by(kind: type) -> frozenset[str]:
@@ -243,11 +300,16 @@ def _path(place: ast.AST, owner: tuple[str, ...]) -> str:
 
 
 def _depends(value: ast.AST, path: str, tree: ast.AST, owner: tuple[str, ...]) -> bool:
-    """Does a value depend on what an attribute holds, also by way of local names?"""
+    """Does a value depend on what an attribute holds?"""
+    return _comes_of(value, tree, lambda node: _path(node, owner) == path)
+
+
+def _comes_of(value: ast.AST, tree: ast.AST, is_source: Callable[[ast.AST], bool]) -> bool:
+    """Does a value depend on something, also by way of local names?"""
     names: set[str] = set()
 
     def mentions(part: ast.AST) -> bool:
-        return any((isinstance(n, ast.Name) and n.id in names) or _path(n, owner) == path for n in _values_in(part))
+        return any((isinstance(n, ast.Name) and n.id in names) or is_source(n) for n in _values_in(part))
 
     for _ in range(_ROUNDS):
         named = ((place.id, v) for place, v in _assignments(tree) if isinstance(place, ast.Name))

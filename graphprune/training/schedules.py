@@ -39,6 +39,11 @@ class OneShot:
 
     step: int = 0
 
+    @property
+    def last(self) -> int:
+        """The step at which everything is gone that is to go."""
+        return self.step
+
     def __post_init__(self) -> None:
         check_count("step", self.step, 0)
 
@@ -59,6 +64,11 @@ class Iterative:
     rounds: int
     begin: int = 0
     frequency: int = 1
+
+    @property
+    def last(self) -> int:
+        """The step at which everything is gone that is to go."""
+        return self.begin + self.rounds * self.frequency
 
     def __post_init__(self) -> None:
         check_count("rounds", self.rounds, 1)
@@ -86,6 +96,11 @@ class Gradual:
     begin: int
     end: int
     frequency: int = 1
+
+    @property
+    def last(self) -> int:
+        """The step at which everything is gone that is to go."""
+        return self.end
 
     def __post_init__(self) -> None:
         check_count("begin", self.begin, 0)

@@ -47,21 +47,22 @@ def _without_gradients_instead() -> Iterator[None]:
         if get_ident() != thread:
             enter(mode)
             return
-        vars(mode)[_BEFORE] = torch.is_grad_enabled()
+        vars(mode).setdefault(_BEFORE, []).append(torch.is_grad_enabled())
         torch.set_grad_enabled(not mode.mode)
 
     def as_before(mode: torch.inference_mode, *error: Any) -> None:
-        if _BEFORE not in vars(mode):
+        before = vars(mode).get(_BEFORE)
+        if not before or get_ident() != thread:
             leave(mode, *error)
         else:
-            torch.set_grad_enabled(vars(mode).pop(_BEFORE))
+            torch.set_grad_enabled(before.pop())
 
     with patched(kind, __enter__=without_gradients, __exit__=as_before):
         yield
 
 
 _BEFORE = "_gradients_before"
-"""Of a mode, whether there were gradients before it."""
+"""Of a mode, whether there were gradients before it, each time that it was entered."""
 
 
 def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:

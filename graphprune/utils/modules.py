@@ -6,6 +6,7 @@ take longer than the analysis.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -211,16 +212,21 @@ def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
 
 
 def copy_marks(tensor: Tensor, made: Tensor) -> None:
-    """Give a copy of a parameter what programs note on it (no decay, a learning rate, weights of its own for a task).
+    """Give a copy of a parameter what programs note on it (no decay, a learning rate, a place for other weights).
 
-    Tensors among that are left out, as ``copy.deepcopy`` leaves out everything.
+    Plain values and containers of these are copied; all else is left out, as ``copy.deepcopy`` leaves out everything.
     """
     for name, value in vars(tensor).items():
-        if value is None or isinstance(value, _MARKS):
-            setattr(made, name, value)
+        if _is_plain(value):
+            setattr(made, name, copy.deepcopy(value))
 
 
-_MARKS = (bool, int, float, str, dict)
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def first_names(own: Tables) -> dict[str, str]:

@@ -117,24 +117,23 @@ class _Held:
 
     Attributes:
         attributes: of each module, with its tables; :data:`_MISSING` of what it has not.
-        tensors: with their values; those on ``meta`` have none.
+        tensors: whose they are, their names there, and their values; those on ``meta`` have none.
     """
 
     attributes: list[tuple[nn.Module, dict[str, Any]]]
-    tensors: list[tuple[Tensor, Tensor]]
+    tensors: list[tuple[nn.Module, str, Tensor, Tensor]]
 
     @staticmethod
     def of(modules: Modules) -> _Held:
         own = _of_their_own(modules)
         inside = [m for path, m in modules if "" in own or path in own or within(path, own)]
-        found = {id(t): t for m in inside for t in (*m._parameters.values(), *m._buffers.values()) if t is not None}
-        tensors = [(t, t.detach().clone()) for t in found.values() if not t.is_meta]
+        found = [(m, name, t) for m in inside for name, t in (*m._parameters.items(), *m._buffers.items())]
+        tensors = [(m, name, t, t.detach().clone()) for m, name, t in found if t is not None and not t.is_meta]
         return _Held([(module, _copied(vars(module))) for module in inside], tensors)
 
     def changed(self, rounding: float = 0.0) -> _Held:
         """Of this what is otherwise now: attributes that are others, tensors of other values or that are gone."""
-        now = {id(t) for m, _ in self.attributes for t in (*m._parameters.values(), *m._buffers.values())}
-        tensors = [(t, values) for t, values in self.tensors if id(t) not in now or not _equal(t, values, rounding)]
+        tensors = [one for one in self.tensors if not _equal(_found(*one[:2]), one[3], rounding)]
         return _Held([(module, _differing(before, vars(module))) for module, before in self.attributes], tensors)
 
     @torch.no_grad()
@@ -146,7 +145,7 @@ class _Held:
                     vars(module).pop(name, None)
                 else:
                     vars(module)[name] = value
-        for tensor, values in self.tensors:
+        for _, _, tensor, values in self.tensors:
             if tensor.shape == values.shape and not torch.equal(tensor, values):
                 tensor.copy_(values)
 
@@ -167,8 +166,15 @@ def _is_same(one: Any, other: Any) -> bool:
     return one is other
 
 
-def _equal(tensor: Tensor, values: Tensor, rounding: float) -> bool:
+def _found(module: nn.Module, name: str) -> Tensor | None:
+    """The parameter or buffer that a module has under a name now."""
+    return module._parameters.get(name, module._buffers.get(name))
+
+
+def _equal(tensor: Tensor | None, values: Tensor, rounding: float) -> bool:
     """Are values the same, up to a fraction of the largest?"""
+    if tensor is None:
+        return False
     if tensor.shape != values.shape or not rounding or not values.numel():
         return torch.equal(tensor, values)
     return bool((tensor.detach() - values).abs().max() <= rounding * values.abs().max())

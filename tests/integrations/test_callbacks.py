@@ -262,6 +262,19 @@ def test_lightning_masks_weights_and_goes_on(tmp_path: Path) -> None:
     assert again.sparsifier.history == callback.sparsifier.history
 
 
+class Falling:
+    """A schedule of one's own, which knows no step after its last."""
+
+    def ratio_at(self, step: int, final: float) -> float:
+        return [0.0, final / 2, final, final][step // 4]
+
+
+def test_schedules_of_ones_own_are_not_asked_for_later_steps(tmp_path: Path) -> None:
+    callback = TransformersCallback(Falling(), example_inputs=EXAMPLE, ratio=0.5)
+    trainer_of(tmp_path, bert(), callback).train()
+    assert [cut.step for cut in callback.pruner.history] == [4, 8]
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_training_that_ends_before_its_schedule_is_warned_of(tmp_path: Path, masks: bool) -> None:
     model, late = bert(), OneShot(1000)

@@ -201,6 +201,29 @@ def test_what_forward_keeps_in_attributes_since_the_plan_is_made_anew(kind: type
     assert inplace or graphprune.verify(other, slim, plan, x).passed
 
 
+class Prompted(Scaled):
+    """Keeps what it is given, and a number of its first input."""
+
+    def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
+        if prompt is not None:
+            self.prompt = prompt
+        self.note(x, x.shape[1])
+        return self.leave(self.enter(x).relu() / self.deviation)
+
+    def note(self, x: Tensor, size: int) -> None:
+        if not hasattr(self, "deviation"):
+            self.deviation, self.table = x.std(), torch.arange(size)
+
+
+def test_what_forward_is_given_stays() -> None:
+    model, x = Prompted().eval(), torch.randn(3, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    model(x, torch.ones(2))
+    slim = plan.apply(model)
+    assert torch.equal(slim.prompt, model.prompt) and torch.equal(slim.deviation, model.deviation)
+    assert torch.equal(slim(2 * x), plan.apply(model)(2 * x))
+
+
 def test_a_tensor_that_no_forward_makes_stays() -> None:
     model, x = Scaled().eval(), torch.randn(3, 8)
     plan = graphprune.trace(model, x).plan(0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +68,68 @@ def test_adapters_that_are_merged_in_evaluation_stay_beside_the_weights() -> Non
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(model(X), wanted) and model.training and not model[0].merged
     torch.testing.assert_close(slim.eval()(X), slim.train()(X))
+
+
+class InPlace(Adapted):
+    """Merges without ``.data``."""
+
+    def train(self, mode: bool = True) -> Any:
+        nn.Linear.train(self, mode)
+        if mode == self.merged:
+            with torch.no_grad():
+                self.weight += self.up @ self.down * (-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+
+class Anew(Adapted):
+    """Merges into another parameter."""
+
+    def train(self, mode: bool = True) -> Any:
+        nn.Linear.train(self, mode)
+        if mode == self.merged:
+            merged = self.weight.detach() + self.up.detach() @ self.down.detach() * (-1 if mode else 1)
+            self.weight, self.merged = nn.Parameter(merged), not mode
+        return self
+
+
+@pytest.mark.parametrize("kind", [Adapted, InPlace, Anew])
+def test_models_come_back_as_they_were(kind: type[Adapted]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(8, 32), nn.ReLU(), kind(32, 4)).train()
+    weights, before = [model[0].weight, model[2].weight], copy.deepcopy(model.state_dict())
+    graphprune.prune_model(model, 0.5, X, calibration=[X])
+    graphprune.measure(model, X, evaluate=lambda m: float(m(X).detach().sum()))
+    assert model[0].weight is weights[0] and model[2].weight is weights[1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training and not model[0].merged
+
+
+class Fused(nn.Module):
+    """Works out one weight for evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.both = (nn.Linear(8, 8) for _ in range(3))
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if not mode:
+            self.both.weight.data.copy_(self.one.weight + self.other.weight)
+            self.both.bias.data.copy_(self.one.bias + self.other.bias)
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.one(x) + self.other(x) if self.training else self.both(x)
+
+
+def test_what_is_worked_out_for_evaluation_is_used_and_put_back() -> None:
+    torch.manual_seed(0)
+    model = Fused().train()
+    before, wanted = copy.deepcopy(model.state_dict()), float(model(X).detach().sum())
+    scores = graphprune.measure(model, X, evaluate=lambda m: float(m(X).detach().sum())).scores
+    assert scores["score"] == pytest.approx(wanted, rel=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_what_is_made_for_evaluation_is_made() -> None:
