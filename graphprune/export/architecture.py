@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from graphprune.errors import LoadError
 from graphprune.export import libraries
+from graphprune.export.import_names import import_name
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.global_state import changing_globals
@@ -173,7 +174,7 @@ def factory_name(factory: Callable[..., Any]) -> str | None:
     module, path = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
     if not module or not path or module == "__main__" or "<" in path:
         return None
-    name = f"{module}:{path}"
+    name = f"{import_name(module)}:{path}"
     try:
         return name if find_factory(name) is factory else None
     except LoadError:

@@ -78,6 +78,7 @@ from __future__ import annotations
 '''
 
 _STANDARD = {
+    "import copy": "copy.",
     "import re": "re.",
     "from collections.abc import Callable": "Callable[",
     "from functools import partial": "partial(",

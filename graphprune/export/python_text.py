@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from graphprune.errors import ExportError
+from graphprune.export.import_names import import_name
 from graphprune.utils.checks import found_value, with_article
 
 WIDTH = 100
@@ -64,10 +65,10 @@ class Expressions:
         Raises:
             ExportError: another process could not import it.
         """
-        module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
+        module, name = import_name(str(getattr(thing, "__module__", None))), getattr(thing, "__qualname__", "")
         if module == "builtins":
             return str(name)
-        found = sys.modules.get(str(module))
+        found = sys.modules.get(module)
         for part in name.split("."):
             found = getattr(found, part, None)
         if found is not thing or module == "__main__":
@@ -80,7 +81,7 @@ class Expressions:
                 do="move it into a module of its own, at the top level",
             )
         top = name.partition(".")[0]
-        if self.imports.setdefault(top, str(module)) != module:
+        if self.imports.setdefault(top, module) != module:
             raise ExportError(
                 f"factory: needs {top} of {module} and of {self.imports[top]}",
                 where=f"{module}.{name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,18 @@ def set_place(holder: Any, place: str, value: Any) -> Any:
 
 
 def set_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> None:
-    """Set what differs, by module and by place within it."""
+    """Set what differs, by module and by place within it; in copies of objects, which other models may share."""
+    memo: dict[int, Any] = {id(part): part for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    parts = set(memo)
+    for path, places in attributes.items():
+        held = vars(model.get_submodule(path))
+        for name, place in ((place.partition(".")[0].partition("[")[0], place) for place in places):
+            if name in held and name != place:
+                copy.deepcopy(held[name], memo)
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if id(value) in memo and id(value) not in parts:
+                vars(module)[name] = memo[id(value)]
     for path, places in attributes.items():
         for place, value in places.items():
             set_place(model.get_submodule(path), place, value)

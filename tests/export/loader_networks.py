@@ -1,7 +1,9 @@
 """Networks that a process without graphprune can import."""
 
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def attention() -> nn.Module:
@@ -39,3 +41,21 @@ class Holding(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.last(self.scale(self.first(x)))
         return self.penalty(out) if self.penalty else out
+
+
+@dataclass
+class Sizes:
+    width: int = 16
+
+
+class Shared(nn.Module):
+    """All instances have one object with their sizes."""
+
+    def __init__(self, sizes: Sizes = Sizes()) -> None:  # noqa: B008
+        super().__init__()
+        self.sizes = sizes
+        self.enter, self.leave = nn.Linear(4, sizes.width), nn.Linear(sizes.width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu())
+        return found

@@ -1,6 +1,7 @@
 """Slim networks as a Python file and weights: made again in a process that has no graphprune."""
 
 import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from graphprune.errors import ExportError, InputError
 from graphprune.export.python_text import Expressions, literal_lines
 from models import gpt, resnet_cifar
 from tests.branches import IDS, bert, plan_without
-from tests.export.loader_networks import Holding, Recurrent, attention
+from tests.export.loader_networks import Holding, Recurrent, Shared, attention
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = {"input_ids": torch.arange(3, 15)[None]}
@@ -193,3 +194,26 @@ def test_values_as_python() -> None:
     assert literal_lines({"a": list(range(60))}).count("\n") == 63
     with pytest.raises(ExportError, match="an argument is a Tensor"):
         writer.of(torch.ones(1))
+
+
+def test_objects_that_other_models_share_stay_as_they_are(tmp_path: Path) -> None:
+    model, x = Shared().eval(), torch.randn(2, 4)
+    slim = graphprune.prune_model(model, 0.5, x)
+    graphprune.export_loader(slim, tmp_path, factory=Shared, example_inputs=x)
+    assert slim.sizes.width == 8
+    assert model.sizes.width == Shared().sizes.width == 16
+
+
+def test_a_file_that_was_imported_under_another_name_is_imported_by_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_net.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(2, 2)\n")
+    spec = importlib.util.spec_from_file_location("as_called_here", tmp_path / "my_net.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("as_called_here", "my_net"):
+        monkeypatch.setitem(sys.modules, name, module)
+    writer = Expressions()
+    assert writer.imported(module.make) == "make"
+    assert writer.imports == {"make": "my_net"}

@@ -239,3 +239,40 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     assert path.read_text() == "old"
     with pytest.raises(InputError, match=r"path: .* is a folder[\s\S]*pass the file to write"):
         export_onnx(Linear(), tmp_path, x)
+
+
+class Nodes(nn.Module):
+    """Sums what edges bring to each node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.enter(x)
+        found: Tensor = self.leave(torch.zeros_like(h).index_add_(0, edges[1], h[edges[0]]).relu())
+        return found
+
+
+def test_sizes_that_the_model_does_not_take_are_not_compared(tmp_path: Path) -> None:
+    inputs = torch.randn(20, 8), torch.randint(10, 20, (2, 30))
+    slim = graphprune.prune_model(Nodes().eval(), 0.5, inputs)
+    file = export_onnx(slim, tmp_path / "nodes.onnx", inputs, dynamic={"x": (0,), "edges": (1,)})
+    assert file.difference is not None and file.difference < 1e-4
+
+
+def test_a_failed_export_leaves_the_inputs_as_they_were(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(8, 32), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(self.enter(x)) + torch.ones(int(x.shape[0]) if x.shape[0] == 2 else 7, 3)
+            return found
+
+    x = torch.randn(2, 8)
+    slim = graphprune.prune_model(Fixed().eval(), 0.5, x)
+    with pytest.raises(InputError, match="cannot export"):
+        export_onnx(slim, tmp_path / "fixed.onnx", x, dynamic={"x": (0,)})
+    assert not vars(x)
