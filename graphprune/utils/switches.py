@@ -37,16 +37,17 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 @contextmanager
 def _evaluation_of_one(modules: Modules) -> Iterator[None]:
     modes = [(module, module.training) for _, module in modules]
+    by_flags = not [module for module, training in modes if training] or switches_by_flags(modules)
     try:
         with ExitStack() as stack:
-            if switches_by_flags(modules):
+            if by_flags:
                 set_training(modules, training=False, by_flags=True)
             else:
                 stack.callback(_switched(modules).put_back)
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, training in modes:
+            module.training = training
 
 
 def _switched(modules: Modules) -> _Held:
