@@ -18,7 +18,6 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from graphprune.errors import LoadError
 from graphprune.export import libraries
-from graphprune.export.import_names import import_name
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.global_state import changing_globals
@@ -174,7 +173,7 @@ def factory_name(factory: Callable[..., Any]) -> str | None:
     module, path = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
     if not module or not path or module == "__main__" or "<" in path:
         return None
-    name = f"{import_name(module)}:{path}"
+    name = f"{module}:{path}"
     try:
         return name if find_factory(name) is factory else None
     except LoadError:
