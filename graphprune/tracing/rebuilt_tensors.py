@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import fx
@@ -59,7 +60,7 @@ def _is_made(made_by: Callable[[type], frozenset[str]], kinds: Mapping[str, type
 def is_made_of_weights(kinds: Mapping[str, type], name: str) -> bool:
     """Does forward, or a cached property, make a tensor in an attribute of what the model holds, and of sizes alone?
 
-    What it is given, a prompt or the statistics of a batch, another call does not bring back.
+    What it is given, a prompt or the statistics of a batch, and what it draws, another call does not bring back.
 
     Args:
         kinds: the classes of the model's modules by their paths.
@@ -110,12 +111,16 @@ def _made_again_by(kind: type) -> frozenset[str]:
 
 
 def _made_of_weights_by(kind: type) -> frozenset[str]:
-    """Those of them that depend on no argument."""
+    """Those of them that depend on no argument and on no random number."""
     if kind not in _of_weights:
         functions = {function.__name__: function for function in methods_from("forward", kind)}
         handed = _handed_inputs(functions)
         given = {path for name in handed for path in _made_of_inputs(functions[name])}
-        _of_weights[kind] = _made_by(kind) - given
+        drawn = {
+            path for f in functions.values() for path, value, tree in _given_in(f) if _comes_of(value, tree, _draws)
+        }
+        drawn |= {name for base in kind.__mro__ for name, value in vars(base).items() if _draws_when_asked(value)}
+        _of_weights[kind] = _made_by(kind) - given - drawn
     return _of_weights[kind]
 
 
@@ -143,6 +148,24 @@ def _handed_by(function: FunctionType) -> set[str]:
 def _made_of_inputs(function: FunctionType) -> list[str]:
     """The attributes that a function sets to what depends on its arguments."""
     return [path for path, value, tree in _given_in(function) if _is_given(value, tree, function)]
+
+
+def _draws(node: ast.AST) -> bool:
+    """Is it the name of a function that draws random numbers?"""
+    return _is_of_draws(getattr(node, "attr", None) or getattr(node, "id", None) or "")
+
+
+def _draws_when_asked(value: Any) -> bool:
+    """Is it a cached property that draws random numbers?"""
+    function = value.func if isinstance(value, cached_property) else None
+    return isinstance(function, FunctionType) and any(map(_is_of_draws, function.__code__.co_names))
+
+
+def _is_of_draws(name: str) -> bool:
+    return name.startswith(_DRAWS)
+
+
+_DRAWS = ("rand", "normal", "uniform", "bernoulli", "multinomial", "exponential", "xavier", "kaiming", "orthogonal")
 
 
 def _is_given(value: ast.AST, tree: ast.AST, function: FunctionType) -> bool:

@@ -213,6 +213,7 @@ class Prompted(Scaled):
     def note(self, x: Tensor, size: int) -> None:
         if not hasattr(self, "deviation"):
             self.deviation, self.table = x.std(), torch.arange(size)
+            self.drawn = torch.randn(size)
 
 
 def test_what_forward_is_given_stays() -> None:
@@ -220,7 +221,8 @@ def test_what_forward_is_given_stays() -> None:
     plan = graphprune.trace(model, x).plan(0.5)
     model(x, torch.ones(2))
     slim = plan.apply(model)
-    assert torch.equal(slim.prompt, model.prompt) and torch.equal(slim.deviation, model.deviation)
+    for name in ("prompt", "deviation", "drawn"):
+        assert torch.equal(getattr(slim, name), getattr(model, name))
     assert torch.equal(slim(2 * x), plan.apply(model)(2 * x))
 
 
