@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from graphprune.tracing.size_places import is_integer
+from graphprune.utils.modules import uncompiled
 
 _OF_CLASSES = frozenset(
     {
@@ -48,4 +49,4 @@ def _adds_nothing(kind: type) -> bool:
 def _has_its_weights(module: nn.MultiheadAttention) -> bool:
     """Are the weights what the module holds, rather than what a hook or parametrization makes of that?"""
     names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
-    return all(name in module._parameters for name in names) and "weight" in module.out_proj._parameters
+    return all(name in module._parameters for name in names) and "weight" in uncompiled(module.out_proj)._parameters

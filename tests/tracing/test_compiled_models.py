@@ -95,3 +95,12 @@ def test_gradients_are_as_they_were(mode: Callable[[], torch.autograd.grad_mode.
         with eagerly():
             assert torch.is_grad_enabled() == before and not torch.is_inference_mode_enabled()
         assert torch.is_grad_enabled() == before
+
+
+def test_attention_of_torch_whose_output_is_compiled_loses_heads() -> None:
+    model, x = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval(), torch.randn(2, 5, 16)
+    model.self_attn.out_proj = torch.compile(model.self_attn.out_proj, backend="eager")
+    plan = graphprune.trace(model, x).plan(heads=0.5)
+    slim = plan.apply(model)
+    assert slim.self_attn.num_heads == 2
+    assert graphprune.verify(model, slim, plan, x).passed
