@@ -47,9 +47,12 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
     where ``merged`` says so: the mean of all of them survives.
     """
     small = tensor.detach()
-    for dim, index in kept.items():
-        others = merged.get(dim, ()) if merged and is_float(tensor) else ()
-        small = _mean([_selected(small, dim, np.ascontiguousarray(one)) for one in (index, *others)])
+    if len(kept) == 2 and 0 in kept and not merged and _is_plain(small):
+        small = _selected_of_rows(small, kept)
+    else:
+        for dim, index in kept.items():
+            others = merged.get(dim, ()) if merged and is_float(tensor) else ()
+            small = _mean([_selected(small, dim, np.ascontiguousarray(one)) for one in (index, *others)])
     if kept and small.ndim == 1 and not (is_float(small) or small.is_meta or small.dtype is torch.bool):
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
@@ -63,12 +66,40 @@ def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
     if dim == 0 or not _is_plain(tensor):
         places = torch.from_numpy(index)
         return tensor.index_select(dim, places.to(tensor.device) if tensor.device.type != "cpu" else places)
-    whole = tensor.view(_WHOLE[tensor.dtype.itemsize])
-    made = whole.new_empty([len(index) if d == dim else n for d, n in enumerate(tensor.shape)])
+    _check_range(tensor, dim, index)
+    whole, made = _whole_and_empty(tensor, {dim: index})
+    np.take(whole.numpy(), index, axis=dim, out=made.numpy(), mode="clip")
+    return made.view(tensor.dtype)
+
+
+_BLOCK = 1 << 16
+"""Entries of rows that are copied at a time, so that they stay in the cache."""
+
+
+def _selected_of_rows(tensor: Tensor, kept: KeptEntries) -> Tensor:
+    """Some rows and, of these, some entries along another dimension; the rows alone are never in memory as a whole."""
+    (dim,) = kept.keys() - {0}
+    rows, index = kept[0], np.ascontiguousarray(kept[dim])
+    _check_range(tensor, 0, rows)
+    _check_range(tensor, dim, index)
+    whole, made = _whole_and_empty(tensor, kept)
+    source, target = whole.numpy(), made.numpy()
+    step = max(1, _BLOCK * len(source) // max(source.size, 1))
+    for first in range(0, len(rows), step):
+        block = source.take(rows[first : first + step], axis=0)
+        np.take(block, index, axis=dim, out=target[first : first + step], mode="clip")
+    return made.view(tensor.dtype)
+
+
+def _check_range(tensor: Tensor, dim: int, index: Ids) -> None:
     if len(index) and not (index.min() >= 0 and index.max() < tensor.shape[dim]):
         raise IndexError(f"dimension {dim} of size {tensor.shape[dim]} has no entry {index.min()} or {index.max()}")
-    np.take(whole.numpy(), index, axis=dim, out=made.numpy(), mode="clip")  # torch aligns what it makes, numpy does not
-    return made.view(tensor.dtype)
+
+
+def _whole_and_empty(tensor: Tensor, kept: KeptEntries) -> tuple[Tensor, Tensor]:
+    """A tensor as whole numbers, and an empty one for the entries that are kept: torch aligns it, numpy would not."""
+    whole = tensor.view(_WHOLE[tensor.dtype.itemsize])
+    return whole, whole.new_empty([len(kept.get(dim, range(n))) for dim, n in enumerate(tensor.shape)])
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.pruning.rewrite import slim_tensor
 from models import gpt, resnet_cifar
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -89,3 +91,30 @@ def test_what_programs_note_on_parameters_is_there_in_all_copies() -> None:
     slim = plan.apply(model)
     assert graphprune.verify(model, slim, plan, x).passed
     assert graphprune.repair(slim, model, plan, [x]).repaired
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex128])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((700, 300), 1), ((90, 40, 5, 9), 1), ((50, 7, 600), 2), ((3, 40_000, 2), 1)]
+)
+def test_rows_and_entries_of_them_are_cut_block_by_block(shape: tuple[int, ...], dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randint(0, 100, shape, generator=generator).to(dtype)
+    kept = {d: torch.randperm(shape[d], generator=generator)[: shape[d] // 2].numpy() for d in (dim, 0)}
+    slim = slim_tensor(tensor, kept)
+    assert torch.equal(slim, tensor[torch.from_numpy(kept[0])].index_select(dim, torch.from_numpy(kept[dim])))
+    assert slim.dtype == dtype
+    assert slim.is_contiguous()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [([0, 9], [1]), ([0], [1, 9]), ([-1], [0]), ([0], [-1])])
+def test_entries_that_a_tensor_lacks_are_not_cut(rows: list[int], columns: list[int]) -> None:
+    with pytest.raises(IndexError, match="has no entry"):
+        slim_tensor(torch.zeros(4, 4), {0: np.array(rows), 1: np.array(columns)})
+
+
+def test_no_rows_or_no_entries_of_them() -> None:
+    none, two = np.zeros(0, np.int64), np.array([0, 3])
+    assert slim_tensor(torch.zeros(4, 4, 2), {0: none, 1: two}).shape == (0, 2, 2)
+    assert slim_tensor(torch.zeros(4, 4, 2), {0: two, 1: none}).shape == (2, 0, 2)
+    assert slim_tensor(torch.zeros(4, 4, 0), {0: two, 1: two}).shape == (2, 2, 0)
