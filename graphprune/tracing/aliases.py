@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterable
 
 from torch import Tensor
 
+from graphprune.utils.storages import storage_of
+
 
 class Aliases:
     """Tensors that were seen; those that have memory of their own are found by it. All of them are kept alive.
@@ -19,18 +21,18 @@ class Aliases:
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
         self._seen = list(tensors)
-        self._storages = dict(zip(map(id, self._seen), map(_storage, self._seen), strict=True))
+        self._storages = dict(zip(map(id, self._seen), map(storage_of, self._seen), strict=True))
         self._last: dict[Hashable, Tensor] = {}
         self._indexed = 0
 
     def add(self, tensor: Tensor) -> None:
         """A tensor is seen."""
         self._seen.append(tensor)
-        self._storages[id(tensor)] = _storage(tensor)
+        self._storages[id(tensor)] = storage_of(tensor)
 
     def moved(self, tensor: Tensor) -> bool:
         """Was the tensor given other memory since it was seen last?"""
-        return _storage(tensor) != self._storages.get(id(tensor), 0)
+        return storage_of(tensor) != self._storages.get(id(tensor), 0)
 
     def find(self, tensor: Tensor) -> Tensor | None:
         """The tensor seen last that has the same elements; None: there is no other."""
@@ -44,17 +46,9 @@ class Aliases:
         return None if found is tensor else found
 
 
-def _storage(tensor: Tensor) -> int:
-    """What tells storages apart; 0 for tensors without one of their own: sparse, batched, nested ones."""
-    try:
-        return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
-    except NotImplementedError:
-        return 0
-
-
 def _place(tensor: Tensor) -> Hashable:
     """Where the elements are; None where they have no memory of their own, or are none."""
-    memory = _storage(tensor)
+    memory = storage_of(tensor)
     if not memory or tensor.is_nested or not tensor.numel():
         return None
     if not tensor.is_meta:

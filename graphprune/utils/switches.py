@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from graphprune.utils.kept_values import KeptValues
 from graphprune.utils.modules import Modules, named_modules, within
 
 _SWITCHES = frozenset(("train", "eval"))
@@ -54,7 +54,8 @@ def _switched(modules: Modules) -> _Held:
     """Let a model switch to evaluation in its own way; what it held before, of what that changed."""
     held = _Held.of(modules)
     try:
-        set_training(modules, training=False, by_flags=False)
+        with held.keeping:
+            set_training(modules, training=False, by_flags=False)
     except BaseException:
         held.changed().put_back()
         raise
@@ -92,9 +93,10 @@ def switches_by_flags(modules: Modules) -> bool:
         return True
     held, model = _Held.of(modules), modules[0][1]
     try:
-        model.train(not model.training)
-        changed = bool(held.changed().tensors)
-        model.train(not model.training)
+        with held.keeping:
+            model.train(not model.training)
+            changed = bool(held.changed().tensors)
+            model.train(not model.training)
         return changed and not held.changed(_ROUNDING).tensors
     finally:
         held.changed().put_back()
@@ -118,26 +120,29 @@ class _Held:
 
     Attributes:
         attributes: of each module, with its tables; :data:`_MISSING` of what it has not.
-        tensors: whose they are, their names there, and their values; those on ``meta`` have none.
+        tensors: whose they are, their names there, and themselves; those on ``meta`` have no values.
+        keeping: keeps the values of the tensors while it is on.
     """
 
     attributes: list[tuple[nn.Module, dict[str, Any]]]
-    tensors: list[tuple[nn.Module, str, Tensor, Tensor]]
+    tensors: list[tuple[nn.Module, str, Tensor]]
+    keeping: KeptValues
 
     @staticmethod
     def of(modules: Modules) -> _Held:
         own = _of_their_own(modules)
         inside = [m for path, m in modules if "" in own or path in own or within(path, own)]
         found = [(m, name, t) for m in inside for name, t in (*m._parameters.items(), *m._buffers.items())]
-        tensors = [(m, name, t, t.detach().clone()) for m, name, t in found if t is not None and not t.is_meta]
-        return _Held([(module, _copied(vars(module))) for module in inside], tensors)
+        tensors = [(m, name, t) for m, name, t in found if t is not None and not t.is_meta]
+        keeping = KeptValues(tensor for _, _, tensor in tensors)
+        return _Held([(module, _copied(vars(module))) for module in inside], tensors, keeping)
 
     def changed(self, rounding: float = 0.0) -> _Held:
         """Of this what is otherwise now: attributes that are others, tensors of other values or that are gone."""
-        tensors = [one for one in self.tensors if not _equal(_found(*one[:2]), one[3], rounding)]
-        return _Held([(module, _differing(before, vars(module))) for module, before in self.attributes], tensors)
+        tensors = [(m, name, t) for m, name, t in self.tensors if not self.keeping.same(t, _found(m, name), rounding)]
+        attributes = [(module, _differing(before, vars(module))) for module, before in self.attributes]
+        return _Held(attributes, tensors, self.keeping)
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Let everything be as it was."""
         for module, attributes in self.attributes:
@@ -146,9 +151,8 @@ class _Held:
                     vars(module).pop(name, None)
                 else:
                     vars(module)[name] = value
-        for _, _, tensor, values in self.tensors:
-            if tensor.shape == values.shape and not torch.equal(tensor, values):
-                tensor.copy_(values)
+        for _, _, tensor in self.tensors:
+            self.keeping.put_back(tensor)
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -170,12 +174,3 @@ def _is_same(one: Any, other: Any) -> bool:
 def _found(module: nn.Module, name: str) -> Tensor | None:
     """The parameter or buffer that a module has under a name now."""
     return module._parameters.get(name, module._buffers.get(name))
-
-
-def _equal(tensor: Tensor | None, values: Tensor, rounding: float) -> bool:
-    """Are values the same, up to a fraction of the largest?"""
-    if tensor is None:
-        return False
-    if tensor.shape != values.shape or not rounding or not values.numel():
-        return torch.equal(tensor, values)
-    return bool((tensor.detach() - values).abs().max() <= rounding * values.abs().max())

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
+from graphprune.utils.modules import named_modules
+from graphprune.utils.switches import evaluation_mode, switches_by_flags
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -93,7 +96,18 @@ class Anew(Adapted):
         return self
 
 
-@pytest.mark.parametrize("kind", [Adapted, InPlace, Anew])
+class Elsewhere(Adapted):
+    """Gives the parameter other memory."""
+
+    def train(self, mode: bool = True) -> Any:
+        nn.Linear.train(self, mode)
+        if mode == self.merged:
+            self.weight.data = self.weight.data + self.up.data @ self.down.data * (-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+
+@pytest.mark.parametrize("kind", [Adapted, InPlace, Anew, Elsewhere])
 def test_models_come_back_as_they_were(kind: type[Adapted]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(kind(8, 32), nn.ReLU(), kind(32, 4)).train()
@@ -139,3 +153,33 @@ def test_what_is_made_for_evaluation_is_made() -> None:
         assert slim[1].bias.shape == (width,)
         assert slim[3].out_features == 8
         assert slim.train().eval()(X).shape == (6, 4)
+
+
+class Counted(nn.Linear):
+    """Switches in a way of its own that has nothing to do with tensors, as models of Transformers do."""
+
+    def train(self, mode: bool = True) -> Any:
+        self.switched = getattr(self, "switched", 0) + 1
+        return super().train(mode)
+
+
+class Operations(TorchDispatchMode):
+    """Which operations run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_that_nothing_writes_to_are_neither_copied_nor_compared() -> None:
+    model = nn.Sequential(Counted(8, 32), nn.ReLU(), Counted(32, 4)).train()
+    with Operations() as operations:
+        assert not switches_by_flags(named_modules(model))
+        with evaluation_mode(model):
+            assert not model[0].training
+    assert set(operations.seen) <= {"aten.detach.default"}
+    assert model[0].training and model[0].switched == 1  # by what made it
