@@ -21,7 +21,7 @@ class Moments:
 
     The mean and variance of each batch are merged with the previous ones by Chan's formula, which avoids the
     cancellation of E[x²] - E[x]² (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances", COMPSTAT 1982).
+    Sample Variances", COMPSTAT 1982). Real and imaginary parts of complex channels count as samples of their own.
 
     Args:
         products: also stream the products of channels, for :attr:`covariance` and :attr:`second`.
@@ -36,6 +36,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Add a batch ``x`` [n, blocks, channels, m]."""
+        x = torch.cat((x.real, x.imag)) if x.is_complex() else x
         count = x.shape[0] * x.shape[3]
         if not count:
             return
@@ -108,8 +109,9 @@ class ConsumerStatistics:
         axes: the parameter axes that are summed over, such as ``"fc2.weight[1]"``.
         unit, place: removing ``unit[i]`` removes input channel ``place[i]``, an index into blocks * channels.
         absolute: the sum of |w| over outputs (and kernel positions). [blocks, channels]
-        squares: the sum of w² over the same. [blocks, channels]
-        products: W Wᵀ, summed over outputs; None unless products were requested. [blocks, channels, channels]
+        squares: the sum of |w|² over the same. [blocks, channels]
+        products: W Wᵀ, summed over outputs, of complex weights the real part of W Wᴴ; None unless products were
+            requested. [blocks, channels, channels]
         intercept: the contraction adds a bias.
         inputs: moments of the inputs.
     """

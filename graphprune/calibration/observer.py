@@ -207,14 +207,15 @@ class Observer(DispatchMode):
 
     def _consumer(self, owners: Owners, weight: Tensor, intercept: bool, table: AxisTable) -> ConsumerStatistics:
         unit, place = self._owned(owners, table)
-        weight = weight.detach().double()
+        weight = weight.detach()
+        parts = (torch.view_as_real(weight.resolve_conj()).flatten(-2) if weight.is_complex() else weight).double()
         return ConsumerStatistics(
             tuple(sorted(set().union(*(table.names(ids) for ids in owners.contracted)))),
             unit,
             place,
-            weight.abs().sum(-1),
-            weight.square().sum(-1),
-            weight @ weight.mT if self.products else None,
+            weight.abs().double().sum(-1),
+            parts.square().sum(-1),
+            parts @ parts.mT if self.products else None,
             intercept,
             Moments(self.products),
         )

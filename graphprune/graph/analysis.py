@@ -16,6 +16,7 @@ from typing_extensions import Self
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.branches import Branch, find_branches
+from graphprune.graph.budget_kinds import counted_kinds
 from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.constraints import SizeConstraints, read_constraints
 from graphprune.graph.cost import CostModel
@@ -67,6 +68,7 @@ class Analysis:
 
     def __post_init__(self) -> None:
         self._constrained: tuple[Mask, SizeConstraints] | None = None
+        self._costs: CostModel | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
@@ -110,7 +112,7 @@ class Analysis:
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """The residual branches that can be left out: attention or MLP of a layer alone. Of models as ``blocks``."""
-        return find_branches(self.trace, self.model) if self.trace.on_meta else ()
+        return find_branches(self.trace, self.model, self.dimensions) if self.trace.on_meta else ()
 
     @cached_property
     def config_fields(self) -> ConfigFields | None:
@@ -167,10 +169,12 @@ class Analysis:
         """By number, the nodes that add up entries of channels: the groups whose removed ones are not zero there."""
         return RemovedValues(self.trace, self.labeling, self.solution, self.units).counted
 
-    @cached_property
+    @property
     def costs(self) -> CostModel:
-        """The cost of any choice of channels."""
-        return self.costs_without(())
+        """The cost of any choice of channels, in all kinds that are registered by now."""
+        if self._costs is None or self._costs.kinds != tuple(kind.name for kind in counted_kinds()):
+            self._costs = self.costs_without(())
+        return self._costs
 
     def costs_without(self, skipped: Sequence[str]) -> CostModel:
         """The cost of any choice of channels when these modules are left out."""

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from graphprune.graph.blocks import called_once
+from graphprune.graph.dimensions import Dimensions
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.recorder import ModuleCall
@@ -54,16 +55,17 @@ class Branch:
         return list(self.modules)[-1]
 
 
-def find_branches(trace: Trace, model: nn.Module) -> tuple[Branch, ...]:
+def find_branches(trace: Trace, model: nn.Module, dimensions: Dimensions) -> tuple[Branch, ...]:
     """The residual branches whose modules are called once, in the order of execution."""
-    found = _Finder(trace, model).branches()
+    found = _Finder(trace, model, dimensions).branches()
     return tuple({branch.path: branch for branch in found}.values())
 
 
 class _Finder:
     """Finds what is added to a stream that it comes from."""
 
-    def __init__(self, trace: Trace, model: nn.Module) -> None:
+    def __init__(self, trace: Trace, model: nn.Module, dimensions: Dimensions) -> None:
+        self.dimensions = dimensions
         self.nodes = list(trace.graph.nodes)[: trace.evaluated]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.outputs = frozenset(trace.outputs)
@@ -194,13 +196,15 @@ class _Walk:
 
     def _zeros_fit(self, start: fx.Node, last: ModuleCall) -> bool:
         """Have the zeros in the place of the last module its result's shape, if each module gives its input's?"""
-        shape = start.meta.get("shape")
+        zeros = start
         for step in reversed(self.steps):
             if isinstance(step, fx.Node) and not _is_elementwise(step):
-                if _computed(step)[0].meta.get("shape") != shape:
+                if not self.finder.dimensions.are_the_same(_computed(step)[0], zeros):
                     return False
-                shape = step.meta.get("shape")
-        return shape == last.result.meta.get("shape") and start.meta.get("dtype") == last.result.meta.get("dtype")
+                zeros = step
+        return self.finder.dimensions.are_the_same(zeros, last.result) and start.meta.get(
+            "dtype"
+        ) == last.result.meta.get("dtype")
 
 
 def _reads_parts(owner: type | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeVar
 
 from torch import Tensor, fx
@@ -17,6 +18,8 @@ from graphprune.errors import InputError
 from graphprune.rules.labels import ParameterAxis, parameter_axes
 from graphprune.rules.macs import SizeFactor
 from graphprune.rules.registry import macs_of
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import check_callable, check_positive, check_type, shown
 from graphprune.utils.modules import is_parameter
 
 Factor = SizeFactor | ParameterAxis
@@ -30,8 +33,8 @@ class Counted:
     """What there is to count.
 
     Attributes:
-        nodes: the calls that evaluation makes, in order; ``node.target`` is the operator, ``node.meta["shape"]`` what
-            it returned.
+        nodes: the calls that evaluation makes, in order; ``node.target`` is the operator, ``node.meta["shape"]`` the
+            shape of what it returned. Where an operation has several results, each is a node of its own that has one.
         tensors: parameters and buffers by name, tied ones once.
     """
 
@@ -65,6 +68,32 @@ class BudgetKind:
         """An amount as people read it."""
         return f"{value:,.0f}" if self.count is not None else f"{value * 1e3:.2f} ms"
 
+    def products(self, counted: Counted) -> list[Product]:
+        """The cost as a sum of products of sizes; none if it is measured.
+
+        Raises:
+            InputError: the function that counts it fails, or gives something else.
+        """
+        if self.count is None:
+            return []
+        try:
+            found = list(self.count(counted))
+        except Exception as error:
+            raise self._miscounted(f"{type(error).__name__}: {error}", raised_at(error)) from error
+        wrong = next((one for one in found if not _is_product(one)), None)
+        if wrong is not None:
+            raise self._miscounted(shown(wrong))
+        return found
+
+    def _miscounted(self, found: str, where: str = "") -> InputError:
+        return InputError(
+            f"{self.name}: the function that counts this budget kind gave no products of sizes, but {found}",
+            where=where,
+            found=found,
+            needed="pairs of a whole number and sizes: each (node, dim) of a node with a shape, or a ParameterAxis",
+            do=f"correct the function that graphprune.budget_kind({self.name!r}, ...) registered: all plans count it",
+        )
+
 
 BUDGET_KINDS: dict[str, BudgetKind] = {}
 
@@ -78,14 +107,23 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: str) -> Callable[[F], F]:
     """Register a function that counts a cost: given a :class:`Counted`, it returns products of sizes.
 
-    ``lambda counted: [(1, [(node, d) for d in range(len(node.meta["shape"]))]) for node in counted.nodes]`` counts the
-    entries of all activations.
+    To count the entries of all activations::
+
+        made = [node for node in counted.nodes if "shape" in node.meta]
+        return [(1, [(node, dim) for dim in range(len(node.meta["shape"]))]) for node in made]
 
     Raises:
-        InputError: the name is taken, or is no Python identifier.
+        InputError: the name is taken, or is no Python identifier, or an argument is of another kind.
     """
+    check_type("units", units, Mapping, "factors by unit, such as {'': 1.0, 'M': 1e6}")
+    for unit, factor in units.items():
+        check_type("units", unit, str, "factors by unit, such as {'': 1.0, 'M': 1e6}")
+        check_positive(f"units[{unit!r}]", factor)
+    check_type("example", example, str, "an amount as text, such as '2M'")
+    check_type("help", help, str, "a sentence")
 
     def register(count: F) -> F:
+        check_callable("count", count, "a function that returns products of sizes", takes="counted")
         _add(BudgetKind(name, help, units, example, count))
         return count
 
@@ -102,6 +140,21 @@ def _add(kind: BudgetKind) -> None:
             do="give the budget kind another name",
         )
     BUDGET_KINDS[kind.name] = kind
+
+
+def _is_product(found: object) -> bool:
+    if not (isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], Integral)):
+        return False
+    return isinstance(found[1], Sequence) and all(map(_is_factor, found[1]))
+
+
+def _is_factor(found: object) -> bool:
+    if isinstance(found, ParameterAxis):
+        return True
+    if not (isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], fx.Node)):
+        return False
+    dims = len(found[0].meta.get("shape", ()))
+    return isinstance(found[1], Integral) and -dims <= int(found[1]) < dims
 
 
 def counted_kinds() -> tuple[BudgetKind, ...]:

@@ -119,7 +119,7 @@ class CostModel:
         self._shapes = {name: tensor.shape for name, tensor in tensors}
         self._rows: dict[int, tuple[Sequence[Factor], int, list[int]]] = {}
         counted = Counted(nodes, tensors)
-        self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
+        self.terms = {kind.name: self._terms(kind.products(counted)) for kind in counted_kinds()}
         used = np.unique(np.concatenate([terms.dims.ravel() for terms in self.terms.values()]))
         self._needs = self.dimensions.needs(used)
 

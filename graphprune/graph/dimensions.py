@@ -160,6 +160,17 @@ class Dimensions:
                 known = self._of_nodes[node, dim] = self._number(node, dim)
         return known
 
+    def are_the_same(self, one: fx.Node, other: fx.Node) -> bool:
+        """Have two traced tensors the same sizes, whatever goes?"""
+        shape = one.meta.get("shape")
+        if shape is None or shape != other.meta.get("shape"):
+            return False
+        pairs = [(size, self.number(one, dim), self.number(other, dim)) for dim, size in enumerate(shape)]
+        pairs = [(size, a, b) for size, a, b in pairs if a != b]
+        if pairs:
+            least = self.counts(~self.sizes.solution.prunable)
+        return all(least[a] == least[b] == size for size, a, b in pairs)
+
     def _number(self, node: fx.Node, dim: int) -> int:
         value = self.sizes.labeling.values[node]
         dim %= len(node.meta["shape"])

@@ -144,7 +144,7 @@ class Context:
         """The entries of one parameter that each unit has along one of the group's axes (``"conv1.weight[0]"``).
 
         The slices of a unit with several indexes along the axis (a head) are concatenated; units with fewer than the
-        others are zero-padded.
+        others are zero-padded. Of complex entries, real and imaginary parts are entries of their own.
 
         Returns:
             [units, entries], float64

@@ -130,11 +130,15 @@ class ParameterEntries:
     def rows(self, group: Group, axis: ParameterAxis) -> Tensor:
         """The entries of one parameter that each unit has along an axis, flattened and zero-padded; float64.
 
+        Of complex ones, these are real and imaginary parts.
+
         Returns:
             [units, entries]
         """
         entry = torch.from_numpy(self._indexes(group, self._axes[axis.parameter][axis.dim]))
-        tensor = self.tensors[axis.parameter].detach().unsqueeze(-1).movedim(axis.dim, 0).flatten(1)
+        tensor = self.tensors[axis.parameter].detach()
+        tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.unsqueeze(-1)
+        tensor = tensor.movedim(axis.dim, 0).flatten(1)
         entry = entry.to(tensor.device)
         return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)
 

@@ -148,6 +148,44 @@ def test_a_budget_kind_follows_schedules(activations: None) -> None:
     assert graphprune.trace(model, torch.randn(2, 6)).cost()["activations"] <= 0.6 * dense
 
 
+def test_a_budget_kind_that_is_registered_later_is_counted(request: pytest.FixtureRequest) -> None:
+    graph = graphprune.trace(net(), torch.randn(2, 6))
+    graph.plan(macs=0.7)
+    request.getfixturevalue("activations")
+    dense = graph.cost()["activations"]
+    assert graph.cost(graph.plan(activations=0.7))["activations"] <= 0.7 * dense
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [
+        (lambda counted: 3, "TypeError: 'int' object is not iterable"),
+        (lambda counted: [n.meta["size"] for n in counted.nodes], "KeyError: 'size'"),
+        (lambda counted: [3], "but 3"),
+        (lambda counted: [(1.5, [(counted.nodes[-1], 0)])], "but (1.5, "),
+        (lambda counted: [(1, [(counted.nodes[-1], 7)])], "but (1, "),
+    ],
+)
+def test_what_counts_a_budget_kind_is_named_where_it_fails(count: Any, found: str) -> None:
+    graphprune.budget_kind("wrong", units={"": 1.0}, example="20", help="wrong")(count)
+    try:
+        with pytest.raises(InputError, match=r"wrong: the function that counts this budget kind") as error:
+            graphprune.trace(net(), torch.randn(2, 6)).plan(macs=0.5)
+    finally:
+        del BUDGET_KINDS["wrong"]
+    assert found in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"units": 3}, {"units": {"k": "a"}}, {"units": {3: 1.0}}, {"example": 20}, {"help": None}]
+)
+def test_a_budget_kind_of_wrong_arguments_is_not_registered(arguments: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"units": {"": 1.0}, "example": "20", "help": "wrong", **arguments}
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        graphprune.budget_kind("wrong", **given)(lambda counted: [])
+    assert "wrong" not in BUDGET_KINDS
+
+
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(InputError, match="'macs' is taken"):
         graphprune.budget_kind("macs", units={"": 1.0}, example="2", help="again")(lambda counted: [])
