@@ -187,7 +187,8 @@ class ConstraintBuilder:
         if expression is None:
             return False
         self.constraints.attributes[unknown[0].path] = use
-        self.expressions[unknown[0].path] = expression
+        over = unknown[0].value - expression.dense  # what divisions leave over
+        self.expressions[unknown[0].path] = expression.plus(LinearExpression(over)) if over else expression
         return True
 
     def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:

@@ -35,6 +35,11 @@ class LinearExpression:
         return LinearExpression(self.constant * factor, terms)
 
     @property
+    def dense(self) -> Fraction:
+        """What it is when all units live."""
+        return self.constant + sum(weight * len(units) for weight, units in self.terms.values())
+
+    @property
     def is_whole(self) -> bool:
         """Is it a whole number, whichever units live?"""
         times = ((weight, np.unique(units, return_counts=True)[1]) for weight, units in self.terms.values())

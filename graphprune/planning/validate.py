@@ -61,11 +61,13 @@ def validate(graph: Analysis, constraints: SizeConstraints, alive: Mask) -> tupl
 
 
 def _attribute_values(sizes: LivingSizes, constraints: SizeConstraints) -> dict[str, int]:
-    """The new value of every attribute whose value changes."""
+    """The new value of every attribute whose value changes; one that fits as it is stays."""
     values: dict[str, int] = {}
     for path, use in constraints.attributes.items():
         attribute = next(a for a in attributes_of(use.expr) if a.path == path)
         size = sizes.count(use.node, use.dim, use.position)
+        if evaluate(use.expr, values, sizes) == size:
+            continue
         new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes))
         if new != attribute.value:
             values[path] = new
@@ -73,16 +75,20 @@ def _attribute_values(sizes: LivingSizes, constraints: SizeConstraints) -> dict[
 
 
 def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]) -> int:
-    """What ``attribute`` must be for ``expr`` to be ``size``, as far as whole numbers can say."""
+    """What ``attribute`` must be for ``expr`` to be ``size``, as far as whole numbers can say.
+
+    What a division leaves over stays over, if the divisor is greater.
+    """
     if not isinstance(expr, BinOp):
         return size
     left = attribute in attributes_of(expr.left)
-    other = value(expr.right if left else expr.left)
+    other, known = value(expr.right if left else expr.left), (expr.right if left else expr.left).value
+    over = expr.left.value % known if expr.op == "//" and left else 0
     inverse = {
         "+": size - other,
         "-": size + other if left else other - size,
         "*": size // max(other, 1),
-        "//": size * other if left else other // max(size, 1),
+        "//": size * other + (over if over < other else 0) if left else other // max(size, 1),
     }
     return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
 

@@ -344,8 +344,9 @@ class Ratio(float):
         return getattr(function, method)(*(x.number() if type(x) in (Size, Ratio) else x for x in inputs), **options)
 
     def number(self) -> float:
-        """The number, which is used as one."""
-        self.over.number()
+        """The number, which is used as one: of two sizes their quotient is, which stays where both change alike."""
+        used: Any = self.over // self.under if type(self.under) is Size else self.over
+        used.number()
         return float.__float__(self)
 
 

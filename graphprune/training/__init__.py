@@ -4,7 +4,7 @@ In reading order: ``finetuning``, with ``data``, ``losses`` (``cross_entropy``, 
 ``learning_rate``, ``loop`` and ``history``;
 ``iterative`` (rounds), with ``rounds``; ``gradual`` (amid a loop of the user's), with ``schedules`` and ``targets``;
 ``gradual_sparsity`` (masks of single weights);
-``regularization``; ``checkpoint`` and ``packing``; ``distributed``.
+``regularization``; ``checkpoint``, ``packing`` and ``extra_states``; ``distributed``.
 
 Words: docs/glossary.md.
 """

@@ -27,6 +27,7 @@ from graphprune.errors import LoadError
 from graphprune.pruning.optimizer import AVERAGES, Optimizers, check_trains, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
+from graphprune.training.extra_states import check_extra_states, extra_states, set_extra_states
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_optional, check_sequence, check_type, with_article
 from graphprune.utils.files import check_path, writing_tensors
@@ -57,6 +58,8 @@ def save_checkpoint(
 ) -> None:
     """Write where training stands. If the process is killed, the earlier checkpoint stays whole.
 
+    What modules hand to ``state_dict`` beside their tensors (``get_extra_state``) is part of it.
+
     Args:
         directory: created where missing; belongs to checkpoints alone.
         model: pruned any number of times, or never.
@@ -82,6 +85,9 @@ def save_checkpoint(
         "random": random_state(),
         "state": dict(state or {}),
     }
+    extra = [extra_states(one) for one in (model, *averages)]
+    if any(extra):
+        parts["extra"] = extra
     data = {
         "format": CHECKPOINT_FORMAT,
         "plans": [plan.to_data() for plan in plans_of(model)],
@@ -135,11 +141,11 @@ def load_checkpoint(
     _check_companions(saved, optimizers, averages, plans)
     for plan in plans:
         prune_in_place(model, plan, optimizers, averages)
-    _fill(model, saved.parts.model)
-    for average, tensors in zip(averages, saved.parts.averages, strict=True):
-        _fill(average, tensors)
-    for one, data in zip(optimizers, saved.parts.optimizers, strict=True):
-        one.load_state_dict(data)
+    for one, tensors, extra in zip((model, *averages), saved.parts.tensors, saved.parts.extras, strict=True):
+        _fill(one, tensors)
+        set_extra_states(one, extra)
+    for each, data in zip(optimizers, saved.parts.optimizers, strict=True):
+        each.load_state_dict(data)
     set_random_state(saved.parts.random)
     return saved.parts.state
 
@@ -186,7 +192,11 @@ class _OptimizerState(TypedDict):
 
 
 class _Parts(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a checkpoint holds, by name. ``kinds`` are the classes of the optimizers."""
+    """What a checkpoint holds, by name.
+
+    ``kinds`` are the classes of the optimizers, ``extra`` what the modules of the model and of each average hand to
+    ``state_dict`` beside their tensors, by path; it is there where any module does.
+    """
 
     model: dict[str, Tensor]
     averages: list[dict[str, Tensor]]
@@ -194,11 +204,24 @@ class _Parts(Struct, frozen=True, forbid_unknown_fields=True):
     kinds: list[str]
     random: dict[str, Any]
     state: dict[Any, Any]
+    extra: list[dict[str, Any]] = []
+
+    @property
+    def tensors(self) -> list[dict[str, Tensor]]:
+        """Of the model and of each average."""
+        return [self.model, *self.averages]
+
+    @property
+    def extras(self) -> list[dict[str, Any]]:
+        """Of the model and of each average."""
+        return self.extra or [{} for _ in self.tensors]
 
     def __post_init__(self) -> None:
         convert(self.optimizers, list[_OptimizerState])
         convert(self.random.get("cuda"), list[Tensor])
         check_random_state(self.random)
+        if len(self.extras) != len(self.tensors):
+            raise ValueError(f"there are {len(self.extra)} extra states of {len(self.tensors)} modules")
         if len(self.kinds) != len(self.optimizers):
             raise ValueError(f"there are {len(self.kinds)} kinds, but {len(self.optimizers)} optimizers")
         for parameter, found in ((p, s) for one in self.optimizers for p, s in one["state"].items()):
@@ -270,6 +293,7 @@ def _check_model(saved: _Saved, model: nn.Module, plans: Sequence[Plan]) -> None
     check_same_tensors(
         f"model: this {type(model).__name__}", own_tensors(copy), saved.parts.model, "checkpoint", _OTHER
     )
+    check_extra_states(copy, saved.parts.extras[0], saved.version)
 
 
 _OTHER = "pass the model that the training began with, or another directory"
@@ -295,6 +319,8 @@ def _check_companions(
             needed=f"{len(saved.parts.averages)}",
             do="pass averages= as they were when it was saved",
         )
+    for average, extra in zip(averages, saved.parts.extras[1:], strict=True):
+        check_extra_states(average, extra, saved.version)
     for one, data in zip(optimizers, saved.parts.optimizers, strict=True):
         _check_groups(one.param_groups, data["param_groups"], exact=not plans)
     if not plans:
