@@ -31,7 +31,7 @@ from graphprune.export.restoring import restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
 from graphprune.export.unsaved import unsaved_values
-from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, pruned_module, record_history
+from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
@@ -40,6 +40,7 @@ from graphprune.utils.files import check_path
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import compiled_as, uncompiled
 from graphprune.utils.typed_json import read_json
 
 PLANS = "plan-{number}.json"
@@ -87,7 +88,7 @@ def save(
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
     plans = _plans_to_save(slim)
-    slim = pruned_module(slim)
+    slim = uncompiled(slim)
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = bundle_versions(folder)
     check_flag("beside_others", beside_others)
@@ -143,7 +144,7 @@ def load(
     version, files = _last_version(folder)
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)
-    dense = model if model is not None else _build(version, manifest, trust_factory)
+    dense = uncompiled(model) if model is not None else _build(version, manifest, trust_factory)
     slim = replayed_without_data(dense, plans, str(version))
     tensors = ShardReader(version, files, where).read(_needed(manifest.structure))
     tensors = {name: _laid_out(tensor, manifest.structure.tensors[name]) for name, tensor in tensors.items()}
@@ -159,7 +160,7 @@ def load(
         )
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
-    return slim
+    return slim if model is None else compiled_as(model, slim)
 
 
 def _last_version(folder: Path) -> tuple[Path, dict[str, Path]]:

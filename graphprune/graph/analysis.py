@@ -41,7 +41,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import named_tensors, within
+from graphprune.utils.modules import named_modules, named_tensors, uncompiled, within
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.torch_modes import check_torch_modes
 
@@ -221,7 +221,9 @@ class Analysis:
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
     check_torch_modes()
-    modules = check_model(model)
+    check_model(model)
+    model = uncompiled(model)
+    modules = named_modules(model)
     check_tensors(modules)
     model = resident(model, modules=modules)
     if outputs is not None:

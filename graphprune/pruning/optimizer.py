@@ -20,7 +20,7 @@ from graphprune.pruning.rewrite import KeptEntries, slim_tensor
 from graphprune.utils.checks import check_sequence, check_type, found_value, with_article
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import tables, within
+from graphprune.utils.modules import tables, uncompiled, within
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
 
@@ -61,7 +61,8 @@ def prune_in_place(
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
     check_trains(optimizers, model)
-    modules = [model, *(_averaged(average, model) for average in averages)]
+    model = uncompiled(model)
+    modules = [model, *(uncompiled(_averaged(uncompiled(average), model)) for average in averages)]
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
     weights = _weights(model, plan)

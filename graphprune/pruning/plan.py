@@ -26,7 +26,7 @@ from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import Tables, module_kind, named_modules, tables, uncompiled, within
+from graphprune.utils.modules import Tables, compiled_as, module_kind, named_modules, tables, uncompiled, within
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
 
@@ -133,9 +133,14 @@ class Plan(Printed):
         Warns:
             SharedMemoryWarning: parameters are views of one memory, and are separate in the slim model.
         """
-        modules = check_model(model)
-        check_tensors(modules)
+        check_model(model)
         check_flag("inplace", inplace)
+        slim = self._applied(uncompiled(model), inplace)
+        return model if inplace else compiled_as(model, slim)
+
+    def _applied(self, model: nn.Module, inplace: bool) -> nn.Module:
+        modules = named_modules(model)
+        check_tensors(modules)
         model = resident(model, inplace, modules)
         own = tables(model)
         sizes = self._checked_sizes(model, own)
@@ -179,7 +184,7 @@ class Plan(Printed):
             PlanError: the model does not have what the plan was made for.
         """
         self.check(model)
-        return slim_on_meta(self, model)
+        return slim_on_meta(self, uncompiled(model))
 
     def all_sizes(self, model: nn.Module) -> dict[str, int]:
         """The integers that change in ``model``; what ``forward`` does not read, it need not have."""
@@ -188,6 +193,7 @@ class Plan(Printed):
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
         check_model(model)
+        model = uncompiled(model)
         self._checked_sizes(model, tables(model))
 
     def _checked_sizes(self, model: nn.Module, own: Tables) -> dict[str, int]:
@@ -412,14 +418,9 @@ def history_of(model: nn.Module) -> PruningHistory:
     return found if found is not None else PruningHistory(config=_configuration(model))
 
 
-def pruned_module(model: nn.Module) -> nn.Module:
-    """The module that was pruned, also of what ``torch.compile`` has made of it since."""
-    return model if _HISTORY in vars(model) else uncompiled(model)
-
-
 def record_history(model: nn.Module, history: PruningHistory) -> None:
     """Note how a model came to be; past ``__setattr__``, which classes override."""
-    object.__setattr__(model, _HISTORY, history)
+    object.__setattr__(uncompiled(model), _HISTORY, history)
 
 
 def _read_history(text: str, what: str) -> PruningHistory:

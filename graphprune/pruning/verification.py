@@ -33,7 +33,7 @@ from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_tensors, tables
+from graphprune.utils.modules import named_tensors, tables, uncompiled
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
 from graphprune.utils.tree import output_tensors
@@ -167,7 +167,7 @@ def verify(
         check_model(module, argument)
     check_positive("tolerance", tolerance, "a positive number, the largest relative difference that passes")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
-    dense = without_later_tensors(model, plan.shapes)
+    dense, slim = without_later_tensors(uncompiled(model), plan.shapes), uncompiled(slim)
     with changing_globals():
         graph = analyze(dense, example_inputs, outputs)
     _require_known(graph, plan)

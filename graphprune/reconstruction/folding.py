@@ -130,7 +130,7 @@ def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
             needed="a fraction of the mean second moment, above 0",
             do="pass ridge=0.01",
         )
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     if any(t.is_meta for _, t in named_tensors(dense)):
         raise InputError(
             "dense: is on the meta device, and weights are read",

@@ -69,7 +69,7 @@ def compensate_heads(
         InputError: an argument is invalid, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     with changing_with_float64(slim) as changed, Rollback() as rollback:
         return compensate(changed, with_float64(resident(dense)), plan, calibration, ridge, rollback)
 
@@ -78,7 +78,7 @@ def compensate(
     slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, rollback: Rollback
 ) -> Compensation:
     """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     if not is_number(ridge) or not ridge > 0:
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",

@@ -35,7 +35,7 @@ from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, named_tensors, within
+from graphprune.utils.modules import named_modules, named_tensors, uncompiled, within
 from graphprune.utils.tree import map_tensors
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
@@ -96,7 +96,7 @@ def reconstruct(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
         SaveError: temporary files, which ``memory`` needs, cannot be written. ``slim`` is unchanged then.
     """
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     check_optional("targets", targets, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
     for name in targets or {}:
         check_known("targets", name, plan.shapes)
@@ -116,7 +116,7 @@ def fit(
     limit: int | None,
 ) -> tuple[Repair, frozenset[str]]:
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     if ridge is not None and not (is_number(ridge) and ridge > 0):
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",
@@ -314,8 +314,11 @@ def representatives(batches: Sequence[tuple[int, Any]]) -> list[int]:
     return [first.setdefault(describe(batch), number) for number, batch in batches]
 
 
-def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
+def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> tuple[nn.Module, nn.Module]:
     """Raise a PlanError unless the plan leads from the dense model to the slim one.
+
+    Returns:
+        Both, without what ``torch.compile`` put around them.
 
     Raises:
         InputError: these are no models and no plan.
@@ -323,6 +326,7 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
     check_model(slim, "slim")
     check_model(dense, "dense")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
+    slim, dense = uncompiled(slim), uncompiled(dense)
     check_fits(dense, plan.shapes, plan.kept)
     found = {name: tuple(t.shape) for name, t in named_tensors(slim)}
     wanted = {name: plan.shape(name) for name in plan.shapes if not within(name, plan.skipped)}
@@ -345,3 +349,4 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
             needed="a slim model with tensors of its own, since repair changes them",
             do="pass the module that plan.apply(dense) returned",
         )
+    return slim, dense

@@ -61,7 +61,7 @@ def repair(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
         SaveError: temporary files, which ``memory`` needs, cannot be written. ``slim`` is unchanged then.
     """
-    check_pair(slim, dense, plan)
+    slim, dense = check_pair(slim, dense, plan)
     check_flag("reestimate", reestimate)
     limit = parse_memory(memory)
     dense = resident(dense)

@@ -33,6 +33,7 @@ from graphprune.utils.checks import check_callable, check_optional, check_sequen
 from graphprune.utils.files import check_path, writing_tensors
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.model_checks import check_same_tensors
+from graphprune.utils.modules import uncompiled
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -76,6 +77,7 @@ def save_checkpoint(
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers, folder = several(optimizer), check_path("directory", directory)
     check_trains(optimizers, model)
+    model = uncompiled(model)
     packer = Packer()
     parts = {
         "model": own_tensors(model),
@@ -133,6 +135,7 @@ def load_checkpoint(
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
     check_trains(optimizers, model)
+    model = uncompiled(model)
     saved = _read(check_path("directory", directory))
     if check is not None:
         check(saved.parts.state)

@@ -270,6 +270,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return found
 
 
+def compiled_as(model: nn.Module, inner: nn.Module) -> nn.Module:
+    """A module, compiled as ``model`` is, if that is what ``torch.compile`` returned."""
+    return inner if uncompiled(model) is model else copy.deepcopy(model, {id(uncompiled(model)): inner})
+
+
 def within(name: str, paths: Sequence[str]) -> bool:
     """Is a parameter or module inside one of these modules?"""
     return any(name.startswith(f"{path}.") for path in paths)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import graphprune
 from graphprune.utils.evaluation import eagerly
@@ -104,3 +106,34 @@ def test_attention_of_torch_whose_output_is_compiled_loses_heads() -> None:
     slim = plan.apply(model)
     assert slim.self_attn.num_heads == 2
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_names_are_those_of_what_was_compiled(tmp_path: Path) -> None:
+    model = net().eval()
+    compiled: nn.Module = torch.compile(model, backend="eager")
+    plan = graphprune.trace(compiled, INPUTS).plan(0.5)
+    assert plan.to_json() == graphprune.trace(model, INPUTS).plan(0.5).to_json()
+    slim, plain = plan.apply(compiled), plan.apply(model)
+    assert isinstance(slim, torch._dynamo.OptimizedModule)
+    assert torch.equal(slim(INPUTS), plain(INPUTS))
+    assert graphprune.verify(compiled, plain, plan, INPUTS).passed
+    assert graphprune.verify(model, slim, plan, INPUTS).passed
+    graphprune.repair(slim, model, plan, [INPUTS])
+    graphprune.repair(plain, compiled, plan, [INPUTS])
+    assert torch.equal(slim(INPUTS), plain(INPUTS))
+    graphprune.save(slim, tmp_path / "bundle")
+    assert torch.equal(graphprune.load(tmp_path / "bundle", model=net())(INPUTS), plain(INPUTS))
+
+
+def test_a_compiled_model_is_pruned_in_place_with_its_optimizer(tmp_path: Path) -> None:
+    model: nn.Module = torch.compile(net(), backend="eager")
+    plan = graphprune.trace(model, INPUTS).plan(0.5)
+    optimizer, average = torch.optim.Adam(model.parameters()), AveragedModel(model)
+    graphprune.prune_in_place(model, plan, optimizer, [average])
+    model(INPUTS).sum().backward()
+    optimizer.step()
+    average.update_parameters(model)
+    graphprune.save_checkpoint(tmp_path, model, optimizer=optimizer)
+    again = net()
+    graphprune.load_checkpoint(tmp_path, again, optimizer=torch.optim.Adam(again.parameters()))
+    assert torch.equal(again.eval()(INPUTS), model.eval()(INPUTS))
