@@ -209,7 +209,7 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
     if not all(m.any() for m in masks if m.numel()) or not rectangular(found, alive, same):
         return False
     choices = found.labels.facts.choices
-    if any(alive[found.solution.of[ids]].sum() < count for ids, count, _ in choices):
+    if any(alive[found.solution.of[ids]].sum() < count for ids, count, _, _ in choices):
         return False
     if has_trait(op, Trait.EQUAL_PIECES):
         lengths = [slim_shape(m) for m in masks[len(found.tensors()) :]]

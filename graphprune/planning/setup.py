@@ -228,7 +228,7 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
         for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
             if group >= 0:
                 limits[group] = replace(limits[group], multiple=lcm(limits[group].multiple, number))
-    for ids, number, _ in facts.choices:  # an operation chooses so many of a group by value
+    for ids, number, _, _ in facts.choices:  # an operation needs so many of a group
         for group in np.unique(group_of[solution.of[ids]]).tolist():
             if group >= 0:
                 limits[group] = replace(limits[group], least=max(limits[group].least, number))

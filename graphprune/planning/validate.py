@@ -124,9 +124,9 @@ def _broken(
         if value < 0:
             use = constraints.attributes[path]
             yield sizes.sizes.units_behind(use.node, use.dim), f"the size {path} would be less than nothing"
-    for ids, number, _ in graph.labeling.labels.facts.choices:
+    for ids, number, _, why in graph.labeling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
-            yield graph.solution.expand(graph.solution.of[ids.ravel()])[0], f"{number} of them are chosen by value"
+            yield graph.solution.expand(graph.solution.of[ids.ravel()])[0], why
     yield from ((units, UNEVEN) for units in _uneven(graph, selection.alive))
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:

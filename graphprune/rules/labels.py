@@ -168,7 +168,7 @@ class Facts:
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
-    choices: list[tuple[Ids, int, int]] = field(default_factory=list)
+    choices: list[tuple[Ids, int, int, str]] = field(default_factory=list)
     maps: list[Ids] = field(default_factory=list)
     mixing: dict[int, str] = field(default_factory=dict)
     mixed: dict[int, list[Ids]] = field(default_factory=dict)
@@ -251,7 +251,11 @@ class Labels:
 
     def chosen(self, ids: Ids, count: int) -> None:
         """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
-        self.facts.choices.append((ids, count, self.node_index))
+        self.at_least(ids, count, f"{count} of them are chosen by value")
+
+    def at_least(self, ids: Ids, count: int, why: str) -> None:
+        """``count`` of ``ids`` must live, or else the operation cannot run or gives no numbers."""
+        self.facts.choices.append((ids, count, self.node_index, why))
 
     def whole_maps(self, ids: Ids) -> None:
         """Each of ``ids`` stands for a map over space: they are channels, though they were found as rows of a view."""

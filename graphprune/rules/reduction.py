@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -133,6 +134,16 @@ def masked_variance(
     return centered.square().sum(dims, keepdim) / (weight.sum(dims, keepdim) - correction).clamp(min=0)
 
 
+def _keep_several(call: Call, x: LabeledTensor, dims: Sequence[int] | None, correction: Any) -> None:
+    """More entries must be left than the correction subtracts: the unbiased variance of one is not a number."""
+    taken = {dim % x.ndim for dim in dims or range(x.ndim)}
+    for array in x.touching(taken):
+        beside = prod(x.shape[dim] for dim in taken - array.dims)
+        least = int((1 if correction is None else correction) // max(beside, 1)) + 1
+        if 1 < least <= array.ids.size and array.dims <= taken:
+            call.labels.at_least(array.ids, least, f"{call.op} needs {least} of them: of fewer it is not a number")
+
+
 @rule(
     aten.var.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labeled=[0]), [1, 2])],
@@ -143,6 +154,7 @@ def variance(
     call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
 ) -> LabeledTensor:
     _mixing(call, x, dims)
+    _keep_several(call, x, dims, correction)
     return reduced(call, x, dims, keepdim)
 
 
@@ -159,6 +171,7 @@ def variance_and_mean(
     call: Call, x: LabeledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
 ) -> tuple[LabeledTensor, LabeledTensor]:
     _mixing(call, x, dims)
+    _keep_several(call, x, dims, correction)
     out = reduced(call, x, dims, keepdim)
     return out, out
 
