@@ -200,8 +200,8 @@ class Batches:
             raise InputError(
                 f"calibration: is {with_article(type(given).__name__)}, which can be read only once",
                 found=f"{with_article(type(given).__name__)}",
-                needed="batches that can be read several times, as repair does",
-                do="pass a list or a DataLoader, or repair=False to prune_model",
+                needed="batches that can be read several times",
+                do="pass a list or a DataLoader: list(...) of it, if it fits into memory",
             )
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:

@@ -186,7 +186,7 @@ def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) ->
                 f"groups of {', '.join(there)}",
                 found=f"{role}={ratio:g}, and no group of {role}",
                 needed=f"one of {', '.join(there)}",
-                do="print(graph) lists the groups, and what is frozen; graph.explain(layer) says why heads stay",
+                do="print(graph) lists the groups, and what is frozen; graph.explain(layer) says why its channels stay",
             )
 
 

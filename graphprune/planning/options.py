@@ -244,11 +244,11 @@ class PruningOptions:
                 needed="a number of seconds above 0, or None",
                 do="pass time_limit=60, or leave it out",
             )
-        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
+        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or not 0 <= int(self.seed) < 1 << 63:
             raise InputError(
-                f"seed: must be a whole number, but is {self.seed!r}",
+                f"seed: must be a whole number from 0 to 2**63 - 1, but is {self.seed!r}",
                 found=found_value(self.seed),
-                needed="a whole number",
+                needed="a whole number from 0 to 2**63 - 1",
                 do="pass seed=0",
             )
         for kind in self.budgets:

@@ -144,4 +144,6 @@ def _from_zero(ids: Tensor) -> Tensor:
 def token_map(plan: Plan) -> TokenMap:
     """What a plan of :func:`graphprune.prune_vocabulary` makes of token ids."""
     table = plan.requested[VOCABULARY]
-    return TokenMap(tuple(plan.kept[table][0].tolist()), plan.shapes[table][0])
+    size = plan.shapes[table][0]
+    kept = plan.kept.get(table, {}).get(0)
+    return TokenMap(tuple(range(size) if kept is None else kept.tolist()), size)

@@ -214,17 +214,13 @@ def rule(
     arguments are those of :class:`Rule`.
 
     Raises:
-        RuleError: what is given is no operator, it has a rule already, or no samples are given.
+        RuleError: what is given is no operator, it has a rule already, no list of samples is given, or an operator with
+            ``matmul`` has several results.
     """
     overloads = [overload_of(op) for op in ops]
-    if not samples:
-        raise RuleError(
-            f"samples: the rule of {ops[0]} has none",
-            where=str(ops[0]),
-            found="no samples",
-            needed="at least one call that proves the rule",
-            do="pass samples=, calls with which graphprune.check_rule can run it",
-        )
+    _check_samples(ops[0], samples)
+    for op in overloads if matmul else ():
+        _check_one_result(op)
 
     def register(function: F) -> F:
         record = Rule(
@@ -252,6 +248,30 @@ def _check_new(op: OpOverload | str) -> None:
             found=f"the rule {known.function.__module__}.{known.function.__qualname__}",
             needed="one rule for each operator",
             do="leave the second one out",
+        )
+
+
+def _check_samples(op: Any, samples: Any) -> None:
+    if samples and not isinstance(samples, Sample):
+        return
+    raise RuleError(
+        f"samples: the rule of {op} has {'none' if not samples else 'one that is in no list'}",
+        where=str(op),
+        found="no samples" if not samples else "a sample",
+        needed="a list of at least one call that proves the rule",
+        do="pass samples=[sample(...)], calls with which graphprune.check_rule can run it",
+    )
+
+
+def _check_one_result(op: OpOverload | str) -> None:
+    results = 1 if isinstance(op, str) else len(op._schema.returns)
+    if results > 1:
+        raise RuleError(
+            f"matmul: {op} has {results} results, and a product is one",
+            where=str(op),
+            found=f"an operator with {results} results",
+            needed="an operator whose result is the product",
+            do="leave matmul= out: channels are pruned without it, and repair leaves the weight alone",
         )
 
 

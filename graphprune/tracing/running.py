@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
-from graphprune.errors import TraceError
+from graphprune.errors import InputError, TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import MethodCall, may_choose
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
+from graphprune.tracing.places import raised_at
 from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
@@ -54,7 +55,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     functions = held_functions(holders)
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
-    kept = outputs(result) if outputs else result
+    kept = result if outputs is None else _picked(outputs, result)
     if (unread := next(iterators_in(kept), None)) is not None:
         raise _not_read(recorder, with_article(type(unread).__name__))
     found = [recorder.node_for(t) for t in output_tensors(kept)]
@@ -62,6 +63,20 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         kind = with_article(type(kept).__name__)
         raise _no_tensors(recorder, f"its output is {kind}, in which no tensor was found", kind)
     return RunResults(found, [node for node in _made_in_objects(recorder, kept) if node not in found])
+
+
+def _picked(outputs: Outputs, result: Any) -> Any:
+    try:
+        return outputs(result)
+    except Exception as error:
+        kind = with_article(type(result).__name__)
+        raise InputError(
+            f"outputs: the function failed on what the model returned, {kind}: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            found=f"{type(error).__name__}: {error}",
+            needed=f"a function that picks tensors from {kind}",
+            do="let it pick from what model(...) returns for the example inputs, or leave outputs= out",
+        ) from error
 
 
 def check_results(recorder: Recorder, results: Sequence[Any]) -> None:
