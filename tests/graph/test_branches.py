@@ -122,6 +122,14 @@ class Wider(Layer):
         return y
 
 
+class Heads(Layer):
+    """What its last module gets loses other channels than the stream, though it has as many."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        y: Tensor = self.leave(self.inner(x).relu() * self.inner(x).sigmoid())
+        return y
+
+
 class Shared(Layer):
     """A module is called twice."""
 
@@ -137,7 +145,7 @@ class Inline(Layer):
         return x @ self.inner.weight.T @ self.leave.weight.T
 
 
-@pytest.mark.parametrize("kind", [Read, Sigmoid, OtherStream, Wider, Shared, Inline])
+@pytest.mark.parametrize("kind", [Read, Sigmoid, OtherStream, Wider, Heads, Shared, Inline])
 def test_what_is_no_branch(kind: type[Layer]) -> None:
     assert branches_of(kind(), torch.randn(4, 6)) == []
 

@@ -1,5 +1,6 @@
 """Attempts at a plan: each knows what broke in the one before, and nothing of earlier plans."""
 
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -183,3 +184,37 @@ def test_groups_that_are_named_after_a_parameter_have_overrides_by_their_names(k
     graph = graphprune.trace(Factored(), torch.randn(2, 8))
     with pytest.warns(graphprune.NothingRemovedWarning):
         assert not graph.plan(0.5, overrides={key: graphprune.Override(frozen=True)}).kept
+
+
+class Deviations(nn.Module):
+    """A statistic over a few channels, beside others."""
+
+    def __init__(self, width: int, statistic: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.few, self.many, self.leave = nn.Conv2d(3, width, 3), nn.Conv2d(3, 16, 3), nn.Conv2d(17, 3, 1)
+        self.statistic = statistic
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.leave(torch.cat([self.statistic(self.few(x)), self.many(x)], 1))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("statistic", "least"),
+    [
+        (lambda x: x.std(1, keepdim=True), 2),
+        (lambda x: x.var(1, keepdim=True), 2),
+        (lambda x: torch.std_mean(x, 1, keepdim=True)[0], 2),
+        (lambda x: x.var(1, keepdim=True, correction=3), 4),
+        (lambda x: x.var(1, keepdim=True, correction=0), 1),
+        (lambda x: x.std((1, 2, 3), keepdim=True).expand(-1, 1, 6, 6), 1),
+    ],
+    ids=["std", "var", "std_mean", "correction 3", "biased", "over space too"],
+)
+@pytest.mark.parametrize("width", [4, 12])
+def test_unbiased_statistics_keep_what_they_need(statistic: Callable[[Tensor], Tensor], least: int, width: int) -> None:
+    torch.manual_seed(0)
+    model, x = Deviations(width, statistic).eval(), torch.randn(2, 3, 8, 8)
+    slim = graphprune.prune_model(model, 0.9, x, verify=True)
+    assert slim.few.out_channels == max(least, width - int(0.9 * width))
+    assert slim(x).isfinite().all()

@@ -249,3 +249,10 @@ def test_words_may_go_twice_and_channels_after_them() -> None:
     assert tokens.kept == (0, 3, 8) and TokenMap.of(again) == TokenMap((0, 5, 49), WORDS)
     narrow = graphprune.prune_model(again, 0.5, torch.tensor([[0, 1, 2]]))
     assert TokenMap.of(narrow) == TokenMap((0, 5, 49), WORDS)
+
+
+def test_all_words() -> None:
+    model = Tagger().eval()
+    slim, tokens = prune_vocabulary(model, range(WORDS), SEQUENCES)
+    assert tokens.kept == tuple(range(WORDS))
+    assert torch.equal(slim(SEQUENCES), model(SEQUENCES))

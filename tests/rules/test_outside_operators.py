@@ -499,3 +499,10 @@ def test_all_results_of_an_elementwise_operation_follow() -> None:
     slim = plan.apply(model)
     assert slim.enter.out_features == 8
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_samples_that_are_in_no_list_and_products_of_several_results() -> None:
+    with pytest.raises(RuleError, match="samples: the rule of aten::frac has one that is in no list"):
+        rule("aten::frac", samples=sample(t(2, 3)))
+    with pytest.raises(RuleError, match=r"matmul: aten\.var_mean\.correction has 2 results"):
+        rule(torch.ops.aten.var_mean.correction, samples=[sample(t(2, 3))], matmul=[linear_rows(0, 1)])

@@ -349,3 +349,8 @@ def test_inputs_may_be_held_by_classes_of_their_own(hold: Callable[[Tensor], Any
     slim = plan.apply(model)
     assert slim.enter.out_features == 8
     assert graphprune.verify(model, slim, plan, (hold(torch.randn(5, 6)),)).passed
+
+
+def test_a_failure_of_what_picks_outputs_is_no_failure_of_the_model() -> None:
+    with pytest.raises(InputError, match=r"outputs: the function failed on what the model returned, a Tensor: Attr"):
+        graphprune.trace(nn.Linear(4, 3), torch.randn(2, 4), outputs=lambda out: out.logits)

@@ -409,3 +409,88 @@ def test_a_size_of_numpy_that_is_asked_for_its_type_is_a_number() -> None:
     graph = graphprune.trace(AskedNumpy().eval(), torch.randn(4, 5))
     assert not graph.groups or graph.groups[0].units == 16
     assert any("the size width is used as a number" in frozen.reason for frozen in graph.frozen)
+
+
+class Padded(nn.Module):
+    """Its length is padded to the next multiple of a period, which it is none of."""
+
+    def __init__(self, period: Any = 5) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 12), nn.Linear(12, 3)
+        self.length, self.period = 16, period
+
+    def padding(self) -> int:
+        return (self.length // self.period + 1) * self.period
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, whole = self.enter(x), self.padding()
+        x = torch.cat([x, x.new_zeros(len(x), whole - x.shape[1], x.shape[2])], 1)
+        y: Tensor = self.leave(x.reshape(len(x), whole // self.period, self.period, -1))
+        return y
+
+
+class Checked(Padded):
+    def padding(self) -> int:
+        return self.length if self.length % self.period == 0 else super().padding()
+
+
+class Added(Padded):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.length * self.period
+
+
+@pytest.mark.parametrize("kind", [Padded, Checked, Added])
+def test_a_number_of_which_a_division_leaves_something_over_stays(kind: type[Padded]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(2, 16, 3)
+    slim = graphprune.prune_model(model, 0.5, x, verify=True)
+    assert (slim.length, slim.period, slim.enter.out_features) == (16, 5, 6)
+
+
+class Halved(nn.Module):
+    """An odd width, of which half is a size too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 33
+        self.enter, self.inner, self.leave = nn.Linear(3, 16), nn.Linear(16, 33), nn.Linear(33, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).view(len(x), -1, self.width // 2)
+        y: Tensor = self.leave(self.inner(x).relu().view(len(x), -1, self.width))
+        return y
+
+
+def test_what_a_division_leaves_over_is_left_over_in_the_slim_model() -> None:
+    torch.manual_seed(0)
+    slim = graphprune.prune_model(Halved().eval(), 0.5, torch.randn(2, 7, 3), verify=True)
+    assert slim.width // 2 == slim.enter.out_features == 8
+    assert slim.width == slim.inner.out_features
+
+
+class Quotient(nn.Module):
+    """The width of a head is a true quotient of two sizes that change alike."""
+
+    def __init__(self, scale: Callable[[int, int], float]) -> None:
+        super().__init__()
+        self.heads, self.width, self.scale = 4, 32, scale
+        self.qkv, self.leave = nn.Linear(16, 96), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).split(self.width, -1)
+        shape = (*x.shape[:2], self.heads, self.width // self.heads)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+        scores = (q @ k.mT * self.scale(self.width, self.heads)).softmax(-1)
+        y: Tensor = self.leave((scores @ v).transpose(1, 2).reshape(*x.shape[:2], self.width))
+        return y
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [lambda w, h: (w // h) ** -0.5, lambda w, h: (w / h) ** -0.5, lambda w, h: 1 / math.sqrt(w / h)],
+    ids=["whole", "true", "sqrt"],
+)
+def test_heads_go_where_a_scale_is_a_quotient_of_sizes(scale: Callable[[int, int], float]) -> None:
+    torch.manual_seed(0)
+    slim = graphprune.prune_model(Quotient(scale).eval(), 0.5, torch.randn(2, 6, 16), verify=True)
+    assert (slim.heads, slim.width) == (2, 16)

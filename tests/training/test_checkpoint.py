@@ -266,3 +266,49 @@ def test_other_companions(tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=message):
             load_checkpoint(tmp_path, model, **arguments)
     assert equal(weights(model), before)
+
+
+class Counted(nn.Module):
+    """Hands what it counts to its state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.runs = net(), 0
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"runs": self.runs, "last": torch.tensor([self.runs])}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.runs = state["runs"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += self.training
+        y: torch.Tensor = self.net(x)
+        return y
+
+
+def test_extra_states_are_saved(tmp_path: Path) -> None:
+    model = Counted()
+    optimizer, average = SGD(model.parameters(), 0.1), ema(model)
+    train(model, optimizer, average)
+    slim = graphprune.prune_model(model, 0.5, torch.zeros(2, 6))
+    assert slim.runs == 3
+    save_checkpoint(tmp_path, slim)
+    again = Counted()
+    load_checkpoint(tmp_path, again)
+    assert again.runs == 3
+    save_checkpoint(tmp_path, model, averages=[average])
+    again, other = Counted(), ema(Counted())
+    other.module.runs = 5
+    load_checkpoint(tmp_path, again, averages=[other])
+    assert again.runs == model.runs and other.module.runs == average.module.runs
+
+
+def test_extra_states_of_another_model(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, Counted())
+    plain = nn.Module()
+    plain.net = net()
+    before = weights(plain)
+    with pytest.raises(LoadError, match="the model has an extra state"):
+        load_checkpoint(tmp_path, plain)
+    assert equal(weights(plain), before)
