@@ -284,6 +284,7 @@ class ConstraintBuilder:
     def _require(
         self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED, number: str = ""
     ) -> None:
+        fixed = False
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
             if size.terms:
                 raise NotLinear(size, divisor)
@@ -292,11 +293,13 @@ class ConstraintBuilder:
             known = self._evaluate(expr)
             if known is size or not (known.terms or size.terms):
                 return
-            difference = size.plus(known, -1)
+            difference, fixed = size.plus(known, -1), not known.terms
         if not difference.terms:
             return
         if isinstance(expr, Const):
             self._freeze_literal(difference.units, expr.value, line, use)
+        elif fixed and min(weight for weight, _ in size.terms.values()) > 0:
+            self._freeze(difference.units, line, f"the size {expr} stays what it is")
         else:
             self.constraints.equations.append(Equation(difference, line, number))
 

@@ -26,7 +26,8 @@ from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Mask
-from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.checks import with_article
+from graphprune.utils.modules import class_name, named_modules, tables
 
 PROTECTED = 0.5
 """Protected first and last layers lose this much of what the others lose."""
@@ -131,6 +132,9 @@ def _require_groups(graph: Analysis) -> None:
         return
     frozen = frozen_axes(graph)
     found, do = ("\n".join(map(str, frozen[:5])), _PART_OF) if frozen else _no_parameters(graph.model)
+    quantized = _quantized(graph.model)
+    if quantized:
+        found, do = "\n".join((quantized, found)), "prune the model first, then prepare or quantize the slim one"
     raise PlanError(
         f"model: {type(graph.model).__name__} has nothing that can be pruned",
         where=str(frozen[0].axis) if frozen else type(graph.model).__name__,
@@ -138,6 +142,13 @@ def _require_groups(graph: Analysis) -> None:
         needed="channels, heads or experts that can go without changing the shapes of inputs and outputs",
         do=do,
     )
+
+
+def _quantized(model: nn.Module) -> str:
+    """The first module that torch.ao quantized, or put there to prepare for that; empty: there is none."""
+    kinds = ((path, class_name(type(module))) for path, module in named_modules(model))
+    made = (f"{path} is {with_article(kind)}" for path, kind in kinds if kind.startswith("torch.ao."))
+    return next(made, "")
 
 
 def _require_traced_sizes(graph: Analysis) -> None:

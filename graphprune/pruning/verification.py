@@ -248,7 +248,8 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
             where=f"group {other!r}",
             found=f"the groups {', '.join(sorted(own)[:4])}, ...",
             needed="the groups of the plan",
-            do="pass the model that the plan was made for, and outputs= if trace was given it",
+            do="pass the model that the plan was made for, inputs like those it was traced with (a batch of one, or of "
+            "several), and outputs= if trace was given it",
         )
     plan.check(graph.model)
 

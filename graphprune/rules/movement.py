@@ -502,17 +502,25 @@ def triangle(call: Call, x: LabeledTensor, *_: Any) -> LabeledTensor:
 
 def _repeat_counts(slim: Slim, args: Args) -> Args:
     x, repeats = args
-    old = [1] * (len(repeats) - len(x.shape)) + list(x.shape)
-    return x, [n if m == 1 else r for m, n, r in zip(old, slim.outs[0], repeats, strict=True)]
+    missing = len(repeats) - len(x.shape)
+    old, labeled = [1] * missing + list(x.shape), _labeled_dims(x, missing) if isinstance(x, LabeledTensor) else ()
+    places = enumerate(zip(old, slim.outs[0], repeats, strict=True))
+    return x, [r if d in labeled or not m else n // m for d, (m, n, r) in places]
+
+
+def _labeled_dims(x: LabeledTensor, missing: int) -> set[int]:
+    """The dimensions along which labels vary, where ``missing`` ones come before those of the tensor."""
+    return {dim + missing for array in x.arrays for dim in varying(array.ids.shape)}
 
 
 @rule(
     aten.repeat.default,
-    samples=[sample(t(2, 3), [2, 1]), sample(t(1, 3), [4, 2, 1])],
+    samples=[sample(t(2, 3), [2, 1]), sample(t(1, 3), [4, 2, 1]), sample(t(2, 3, labeled=[1]), [4, 1])],
     resize=_repeat_counts,
     traits=[Trait.PICKS, Trait.MAKES_LABELS],
 )
 def repeat(call: Call, x: LabeledTensor, repeats: Sequence[int]) -> LabeledTensor:
+    """Where entries have no channels, the copies of all of them are entries of their own, any number of which do."""
     missing = len(repeats) - x.ndim
     shape = (1,) * missing + x.shape
     arrays: list[LabelArray] = []
@@ -520,9 +528,11 @@ def repeat(call: Call, x: LabeledTensor, repeats: Sequence[int]) -> LabeledTenso
         ids = array.ids.reshape((1,) * missing + array.ids.shape)
         times = [r if d in varying(ids.shape) else 1 for d, r in enumerate(repeats)]
         arrays.append(array.at(np.tile(ids, times)))
+    labeled = _labeled_dims(x, missing)
     for d, r in enumerate(repeats):
-        if shape[d] == 1 and r > 1:
-            arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
+        if r > 1 and shape[d] and d not in labeled:
+            copies = call.labels.fresh([r if k == d else n for k, n in enumerate(call.out)], [d], "repeat")
+            arrays.append(LabelArray(np.repeat(copies, shape[d], axis=d)))
     return LabeledTensor(call.out, tuple(arrays))
 
 

@@ -109,3 +109,55 @@ def test_heads_are_heads_whatever_the_batch_size() -> None:
     assert [choice.role for choice in plan.choices if choice.removed] == ["heads"]
     assert graphprune.verify(model, slim, plan, x[:1]).passed
     assert graphprune.trace(model, x[:1]).plan(heads=0.5).removed == plan.removed
+
+
+class HeadsBeforeSamples(nn.Module):
+    """As in "Attention is all you need" of the first years: one mask for each head, one behind another."""
+
+    def __init__(self, heads: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.heads, self.each = heads, width // heads
+        self.query, self.key, self.value, self.leave = (nn.Linear(width, width) for _ in range(4))
+
+    def split(self, x: Tensor) -> Tensor:
+        parts = x.view(*x.shape[:2], self.heads, self.each).permute(2, 0, 1, 3)
+        return parts.contiguous().view(-1, x.shape[1], self.each)
+
+    def masks(self, mask: Tensor) -> Tensor:
+        return mask.unsqueeze(1).expand(-1, mask.shape[1], -1).repeat(self.heads, 1, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (self.split(layer(x)) for layer in (self.query, self.key, self.value))
+        scores = (q @ k.mT / 2).masked_fill(self.masks(mask), -1e9).softmax(2)
+        found = (scores @ v).view(self.heads, *x.shape[:2], self.each).permute(1, 2, 0, 3)
+        y: Tensor = self.leave(found.contiguous().view(*x.shape[:2], -1))
+        return y
+
+
+class Tiled(HeadsBeforeSamples):
+    def masks(self, mask: Tensor) -> Tensor:
+        return mask[:, None].tile(self.heads, 1, 1)
+
+
+@pytest.mark.parametrize("kind", [HeadsBeforeSamples, Tiled])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_masks_that_are_repeated_for_each_head_lose_heads(kind: type[HeadsBeforeSamples], batch: int) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    inputs = [(torch.randn(n, 3, 16), torch.rand(n, 3) < 0.3) for n in (batch, 1, 2, 5)]
+    plan = graphprune.trace(model, inputs[0]).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.heads == 2
+    assert all(graphprune.verify(model, slim, plan, one).passed for one in inputs)
+
+
+def test_masks_that_are_repeated_a_number_of_times_hold_heads() -> None:
+    class Four(HeadsBeforeSamples):
+        def masks(self, mask: Tensor) -> Tensor:
+            return mask[:, None].repeat(4, 1, 1)
+
+    torch.manual_seed(0)
+    for batch in (1, 2):
+        inputs = torch.randn(batch, 3, 16), torch.rand(batch, 3) < 0.3
+        slim = graphprune.prune_model(Four().eval(), 0.5, inputs, verify=True)
+        assert (slim.heads, slim.each, slim.leave.in_features) == (4, 2, 8)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.errors import PlanError
 
 X = torch.randn(2, 6)
 
@@ -168,3 +169,18 @@ def test_a_parameter_that_nothing_reads_is_told_whatever_others_are_called() -> 
     model = Applied(torch.relu)
     model.scale, model.scale_v = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     assert set(graphprune.trace(model, X).trace.unreached) == {"scale", "scale_v"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_quantized_or_prepared_for_it_is_named() -> None:
+    from torch.ao.quantization import get_default_qconfig, prepare, quantize_dynamic
+
+    layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    dynamic = quantize_dynamic(nn.Sequential(nn.LayerNorm(8), layers), {nn.Linear})
+    layers.qconfig = get_default_qconfig("x86")
+    for model, found in (
+        (dynamic, r"1\.0 is a torch\.ao\.nn\.quantized"),
+        (prepare(layers), "is a torch.ao.quantization"),
+    ):
+        with pytest.raises(PlanError, match=rf"nothing that can be pruned[\s\S]*{found}[\s\S]*prune the model first"):
+            graphprune.trace(model, torch.randn(2, 8)).plan(0.5)
