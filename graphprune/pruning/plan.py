@@ -78,6 +78,9 @@ def tried_table(tried: Mapping[str, float | str], taken: str | None) -> Table:
 class Plan(Printed):
     """Which channels survive, by parameter and dimension. ``print(plan)`` lists what is left of each group.
 
+    Plans are equal if they say the same: if :meth:`to_data` of both is. So a plan is equal to its copy, and to what
+    :meth:`from_json` reads.
+
     Attributes:
         kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
             else goes with a weight, such as an adapter that was trained for the dense model, is cut by
@@ -112,6 +115,18 @@ class Plan(Printed):
     inputs: tuple[dict[str, Any], ...] = ()
     merged: Merged = field(default_factory=dict)
     zeroed: Mapping[str, int] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self is other or self._text() == other._text()
+
+    def __hash__(self) -> int:
+        return hash(tuple((c.group, c.units, c.removed) for c in self.choices))
+
+    def _text(self) -> str:
+        """All that the plan says, whatever the order of names in its dictionaries."""
+        return json.dumps(self.to_data(), sort_keys=True)
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
