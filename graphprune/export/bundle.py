@@ -33,7 +33,7 @@ from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe
 from graphprune.export.unsaved import unsaved_values
 from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, pruned_module, record_history
 from graphprune.pruning.plan_json import read_plan_data
-from graphprune.pruning.resuming import replayed_without_data
+from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.files import check_path
@@ -127,8 +127,10 @@ def load(
 
     Args:
         directory: as it was given to :func:`save`.
-        model: a fresh dense model of the original architecture, on any device (``meta`` too), which is not changed;
-            None: it is built as the bundle says, with torchvision, timm or Transformers.
+        model: a fresh dense model of the original architecture, or the model as it was before a later pruning, on any
+            device (``meta`` too); it is not changed. Where more than the plans changed it between two prunings, it has
+            to be the model before the last of them. None: it is built as the bundle says, with torchvision, timm or
+            Transformers.
         device: where the weights of the model go.
         trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
@@ -144,7 +146,8 @@ def load(
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)
     dense = model if model is not None else _build(version, manifest, trust_factory)
-    slim = replayed_without_data(dense, plans, str(version))
+    left = fitting_plans(dense, plans)
+    slim = replayed_without_data(dense, left, str(version), before=len(plans) - len(left))
     tensors = ShardReader(version, files, where).read(_needed(manifest.structure))
     tensors = {name: _laid_out(tensor, manifest.structure.tensors[name]) for name, tensor in tensors.items()}
     problems = restore(slim, manifest.structure, tensors)
@@ -155,7 +158,7 @@ def load(
             where=str(version),
             found=problems[0],
             needed="a model that the plans make what was saved",
-            do=_OWN,
+            do=_OWN if len(plans) == 1 else f"{_OWN}, or the model as it was before its last pruning",
         )
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
@@ -332,7 +335,8 @@ def _build(version: Path, manifest: Manifest, trusted: bool) -> nn.Module:
             f"({manifest.unknown})",
             where=str(version / MANIFEST),
             found="no architecture",
-            needed="the dense model, on any device",
+            needed="the dense model, on any device"
+            + (", or the model as it was before its last pruning" if manifest.plans > 1 else ""),
             do="pass it: load(directory, model=...)",
         )
     return build(manifest.architecture, module_limit(manifest.structure), trusted)

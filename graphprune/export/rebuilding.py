@@ -14,9 +14,8 @@ from graphprune.export.libraries import is_data, timm_arguments, torchvision_arg
 from graphprune.export.likeness import first_difference
 from graphprune.export.restoring import can_be_made, is_class, placeholders, restore
 from graphprune.export.structure import Structure
-from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import history_of
-from graphprune.pruning.resuming import replayed_without_data
+from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.checks import check_callable, check_optional, found_value, shown
 from graphprune.utils.modules import class_name
 
@@ -130,13 +129,17 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
         dense = build(record, most, trusted=True)
     except LoadError as error:
         return _Misfit(error.what)
+    left = fitting_plans(dense, plans)
     try:
-        check_fits(dense, plans[0].shapes, plans[0].kept)
-        if more := [name for name, _ in dense.named_parameters() if name not in plans[0].shapes]:
-            return _Misfit(f"has {more[0]} too")
-        made = replayed_without_data(dense, plans, "it")
-    except (PlanError, LoadError) as error:
+        for first in left[:1]:
+            first.check(dense)
+            if more := [name for name, _ in dense.named_parameters() if name not in first.shapes]:
+                return _Misfit(f"has {more[0]} too")
+        made = replayed_without_data(dense, left, "it", before=len(plans) - len(left))
+    except PlanError as error:
         return _Misfit(error.what)
+    except LoadError as error:
+        return error.what
     problems = restore(made, structure, placeholders(structure))
     if problems:
         return problems[0]

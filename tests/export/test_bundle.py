@@ -524,6 +524,64 @@ def test_what_was_changed_with_modules_of_torch_is_loaded(tmp_path: Path, change
         assert torch.equal(loaded(IMAGE), slim(IMAGE))
 
 
+@pytest.mark.parametrize("change", [another_head, fused])
+def test_what_was_changed_between_prunings_is_loaded_into_the_model_before(tmp_path: Path, change: Any) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    change(slim)
+    slim.eval()
+    graphprune.save(slim, tmp_path / "once")
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path / "twice")
+    planned = plans_of(slim)[0].apply(Net().eval())
+    change(planned)
+    without_plans = copy.deepcopy(slim)
+    vars(without_plans).pop("_graphprune_plans")
+    for model in (graphprune.load(tmp_path / "once", Net()), planned, slim, without_plans.to("meta"), again):
+        loaded = graphprune.load(tmp_path / "twice", model)
+        assert_same(loaded, again)
+        assert torch.equal(loaded(IMAGE), again(IMAGE))
+        assert plans_of(loaded) == plans_of(again)
+
+
+def test_a_change_between_prunings_is_named(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    slim.head = nn.Linear(16, 7)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path)
+    changed = r"changed between pruning 1 and pruning 2, .*head.weight has shape \[4, 16\]"
+    for model in (Net(), plans_of(slim)[0].apply(Net())):
+        with pytest.raises(LoadError, match=rf"{changed}[\s\S]*before its last pruning[\s\S]*change made again"):
+            graphprune.load(tmp_path, model)
+    with pytest.raises(LoadError, match=rf"how its .*Net is built .*{changed}[\s\S]*before its last pruning"):
+        graphprune.load(tmp_path, trust_factory=True)
+
+
+def before_the_last() -> nn.Module:
+    model = Net(7)
+    model.conv, model.norm, model.head = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.Linear(16, 7)
+    return model
+
+
+def test_a_factory_may_make_the_model_before_its_last_pruning(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    slim.head = nn.Linear(16, 7)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path, factory=before_the_last)
+    assert_same(graphprune.load(tmp_path, trust_factory=True), again)
+    with pytest.raises(SaveError, match="changed between pruning 1 and pruning 2"):
+        graphprune.save(again, tmp_path, factory=Net)
+
+
+def test_a_module_of_another_kind_between_prunings_needs_the_model_before_the_last(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    of_another_class(slim)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path)
+    assert_same(graphprune.load(tmp_path, slim), again)
+    with pytest.raises(LoadError, match=r"act was a .*Head and is a .*ReLU[\s\S]*before its last pruning"):
+        graphprune.load(tmp_path, Net())
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("change", [normalized, parametrized, of_another_class])
 def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, change: Any) -> None:
