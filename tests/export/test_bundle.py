@@ -173,6 +173,35 @@ def test_models_of_libraries_need_nothing_but_the_folder(tmp_path: Path, make: A
     assert_same(graphprune.load(tmp_path), slim)
 
 
+def of_timm(name: str, classes: int, **given: Any) -> Callable[[], nn.Module]:
+    return partial(timm.create_model, name, num_classes=classes, **given)
+
+
+SMALL_VIT = {"img_size": 32, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (of_timm("resnet10t", 10), lambda slim: slim.reset_classifier(3)),
+        (of_timm("resnet10t", 10), lambda slim: slim.reset_classifier(0)),
+        (of_timm("resnet10t", 10), lambda slim: setattr(slim, "fc", nn.Linear(slim.fc.in_features, 3))),
+        (of_timm("vit_tiny_patch16_224", 10, **SMALL_VIT), lambda slim: slim.reset_classifier(3)),
+        (of_timm("vit_tiny_patch16_224", 0, **SMALL_VIT), lambda slim: slim.reset_classifier(3)),
+        (lambda: vision("resnet18")[0], lambda slim: setattr(slim, "fc", nn.Linear(slim.fc.in_features, 3))),
+    ],
+)
+def test_other_classes_after_pruning_need_nothing_but_the_folder(tmp_path: Path, make: Any, change: Any) -> None:
+    slim = graphprune.prune_model(make().eval(), 0.5, IMAGE)
+    change(slim)
+    slim.eval()
+    graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path)
+    assert_same(loaded, slim)
+    assert getattr(loaded, "num_classes", None) == getattr(slim, "num_classes", None)
+    assert torch.equal(loaded(IMAGE), slim(IMAGE))
+
+
 def test_what_a_bundle_says(tmp_path: Path) -> None:
     slim = slim_resnet(2)
     graphprune.save(slim, tmp_path)
