@@ -72,9 +72,9 @@ def save(
         slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not, compiled or not. Heads, layers
             and settings may have been changed since, as long as what is new consists of modules of ``torch.nn``.
         directory: created where missing; holds nothing but versions of this bundle.
-        factory: a function or class that can be imported and makes the dense model. Whoever loads the bundle must
-            trust it.
-        arguments: its keyword arguments, JSON data.
+        factory: a function or class that can be imported and makes the dense model, or a ``functools.partial`` of one
+            with arguments that are JSON data. Whoever loads the bundle must trust it.
+        arguments: its keyword arguments, JSON data; they override those of a partial.
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
@@ -83,7 +83,8 @@ def save(
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
-        InputError: the directory holds something else. Nothing of it is changed.
+        InputError: the directory holds something else, or the factory cannot be imported or has arguments that cannot
+            be written. Nothing of it is changed.
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
     plans = _plans_to_save(slim)

@@ -231,8 +231,30 @@ def test_a_factory_needs_consent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        (partial(resnet_cifar.resnet20, num_classes=3), None),
+        (partial(resnet_cifar.resnet20, 3), {"in_channels": 3}),
+        (partial(resnet_cifar.resnet20, num_classes=7, in_channels=3), {"num_classes": 3}),
+        (partial(partial(resnet_cifar.ResNet, 3), num_classes=3), None),
+    ],
+)
+def test_a_factory_may_be_a_partial(tmp_path: Path, factory: Any, arguments: dict[str, Any] | None) -> None:
+    slim = graphprune.prune_model(resnet_cifar.resnet20(num_classes=3), 0.5, IMAGE)
+    graphprune.save(slim, tmp_path, factory=factory, arguments=arguments)
+    assert_same(graphprune.load(tmp_path, trust_factory=True), slim)
+
+
+def resnet_of(*classes: int) -> nn.Module:
+    return resnet_cifar.resnet20(*classes)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"factory": partial(resnet_of, 10)}, "factory: argument 1 of the functools.partial has no name"),
+        ({"factory": partial(lambda: nn.Linear(2, 2))}, "'.*<lambda>' cannot be imported by its name"),
+        ({"factory": partial(resnet_cifar.resnet20, num_classes=IMAGE)}, "arguments: must be JSON data"),
         ({"factory": lambda: nn.Linear(2, 2)}, "cannot be imported by its name"),
         ({"factory": 3}, "factory: must be a function or class"),
         ({"factory": resnet_cifar.resnet20, "arguments": {"num_classes": IMAGE}}, "arguments: must be JSON data"),
