@@ -170,22 +170,23 @@ class Plan(Printed):
 
         Args:
             state: tensors by name; a part of the model, such as an adapter, will do.
-            prefix: what names in ``state`` begin with and names in the model do not (``"module."``).
+            prefix: what names in ``state`` begin with and names in the model do not (``"module."``). Entries without it
+                are not the model's, such as the ``n_averaged`` of an ``AveragedModel``.
             rename: the name in the model for a name in ``state`` without the prefix; None: the same.
 
         Returns:
-            The tensors under the names in ``state``; those of blocks that are left out are not there.
+            The tensors under the names in ``state``; those of blocks that are left out are not there. Entries without
+            the prefix are as they were.
 
         Raises:
-            InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+            InputError: an entry is no tensor, is called like nothing in the model, or has another shape, or none has
+                the prefix.
         """
         check_type("prefix", prefix, str, "a string")
         if rename is not None:
             check_callable("rename", rename, "a function (name) -> name", takes="name")
         renamed = rename if rename is not None else str
-        return cut_state_dict(
-            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix)), self.merged
-        )
+        return cut_state_dict(state, self.kept, self.shapes, self.skipped, prefix, renamed, self.merged)
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read.
