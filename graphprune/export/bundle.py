@@ -33,7 +33,7 @@ from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe
 from graphprune.export.unsaved import unsaved_values
 from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
-from graphprune.pruning.resuming import replayed_without_data
+from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.files import check_path
@@ -73,9 +73,9 @@ def save(
         slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not, compiled or not. Heads, layers
             and settings may have been changed since, as long as what is new consists of modules of ``torch.nn``.
         directory: created where missing; holds nothing but versions of this bundle.
-        factory: a function or class that can be imported and makes the dense model. Whoever loads the bundle must
-            trust it.
-        arguments: its keyword arguments, JSON data.
+        factory: a function or class that can be imported and makes the dense model, or a ``functools.partial`` of one
+            with arguments that are JSON data. Whoever loads the bundle must trust it.
+        arguments: its keyword arguments, JSON data; they override those of a partial.
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
@@ -84,7 +84,8 @@ def save(
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
-        InputError: the directory holds something else. Nothing of it is changed.
+        InputError: the directory holds something else, or the factory cannot be imported or has arguments that cannot
+            be written. Nothing of it is changed.
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
     plans = _plans_to_save(slim)
@@ -128,8 +129,10 @@ def load(
 
     Args:
         directory: as it was given to :func:`save`.
-        model: a fresh dense model of the original architecture, on any device (``meta`` too), which is not changed;
-            None: it is built as the bundle says, with torchvision, timm or Transformers.
+        model: a fresh dense model of the original architecture, or the model as it was before a later pruning, on any
+            device (``meta`` too); it is not changed. Where more than the plans changed it between two prunings, it has
+            to be the model before the last of them. None: it is built as the bundle says, with torchvision, timm or
+            Transformers.
         device: where the weights of the model go.
         trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
@@ -145,7 +148,8 @@ def load(
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)
     dense = uncompiled(model) if model is not None else _build(version, manifest, trust_factory)
-    slim = replayed_without_data(dense, plans, str(version))
+    left = fitting_plans(dense, plans)
+    slim = replayed_without_data(dense, left, str(version), before=len(plans) - len(left))
     tensors = ShardReader(version, files, where).read(_needed(manifest.structure))
     tensors = {name: _laid_out(tensor, manifest.structure.tensors[name]) for name, tensor in tensors.items()}
     problems = restore(slim, manifest.structure, tensors)
@@ -156,7 +160,7 @@ def load(
             where=str(version),
             found=problems[0],
             needed="a model that the plans make what was saved",
-            do=_OWN,
+            do=_OWN if len(plans) == 1 else f"{_OWN}, or the model as it was before its last pruning",
         )
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
@@ -333,7 +337,8 @@ def _build(version: Path, manifest: Manifest, trusted: bool) -> nn.Module:
             f"({manifest.unknown})",
             where=str(version / MANIFEST),
             found="no architecture",
-            needed="the dense model, on any device",
+            needed="the dense model, on any device"
+            + (", or the model as it was before its last pruning" if manifest.plans > 1 else ""),
             do="pass it: load(directory, model=...)",
         )
     return build(manifest.architecture, module_limit(manifest.structure), trusted)

@@ -111,11 +111,21 @@ def timm_arguments(slim: nn.Module, plan: Plan) -> Iterator[tuple[str, dict[str,
     first = next((shape for shape in plan.shapes.values() if len(shape) == 4), None)
     given: Any = getattr(slim, "_model_args", None)
     made = dict(given) if isinstance(given, dict) else {}
-    known: dict[str, Any] = {"num_classes": slim.num_classes} if type(getattr(slim, "num_classes", None)) is int else {}
     if first is not None and first[1] != 3:
-        known["in_chans"] = first[1]
+        made["in_chans"] = first[1]
     for full in (f"{name}.{tag}" if tag else name, name):
-        yield from ((full, made | known | size) for size in ({}, *_image_sizes(plan)))
+        for classes in _dense_classes(slim, plan):
+            yield from ((full, made | classes | size) for size in ({}, *_image_sizes(plan)))
+
+
+def _dense_classes(slim: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """How many classes the dense model may have had: as many as now, or others if its classifier was reset since."""
+    now = getattr(slim, "num_classes", None)
+    found: list[dict[str, Any]] = [{"num_classes": now}] if type(now) is int else []
+    for counts in (*_class_counts(plan), {"num_classes": 0}):
+        if counts not in found:
+            found.append(counts)
+    return found
 
 
 def build_timm(name: str, arguments: dict[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,9 +16,8 @@ from graphprune.export.libraries import is_data, timm_arguments, torchvision_arg
 from graphprune.export.likeness import first_difference
 from graphprune.export.restoring import can_be_made, is_class, placeholders, restore
 from graphprune.export.structure import Structure
-from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import history_of
-from graphprune.pruning.resuming import replayed_without_data
+from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.checks import check_callable, check_optional, found_value, shown
 from graphprune.utils.modules import class_name
 
@@ -45,23 +46,26 @@ def find_architecture(slim: nn.Module, structure: Structure) -> tuple[Architectu
 def given_architecture(
     slim: nn.Module, structure: Structure, factory: Callable[..., nn.Module], arguments: Mapping[str, Any] | None
 ) -> Architecture:
-    """A factory of the user's, which was tried.
+    """A factory of the user's, which was tried; of a ``functools.partial``, the function and its arguments.
 
     Raises:
         InputError: it cannot be imported, or an argument is no JSON data.
         SaveError: what it makes does not become the slim model.
     """
     check_callable("factory", factory, "a function or class that makes the dense model")
+    check_optional("arguments", arguments, Mapping, "a dict of the factory's keyword arguments")
+    given = dict(arguments or {})
+    if isinstance(factory, functools.partial):
+        given = _named(factory) | given
+        factory = factory.func
     name = factory_name(factory)
     if name is None:
         raise InputError(
             f"factory: {getattr(factory, '__qualname__', factory)!r} cannot be imported by its name",
             found=found_value(factory),
-            needed="a function or class at the top of a module that can be imported",
+            needed="a function or class at the top of a module that can be imported, or a functools.partial of one",
             do="define it there, and pass the function itself",
         )
-    check_optional("arguments", arguments, Mapping, "a dict of the factory's keyword arguments")
-    given = dict(arguments or {})
     if not is_data(given):
         raise InputError(
             "arguments: must be JSON data (numbers, strings, truth values, None, lists, dicts)",
@@ -81,6 +85,31 @@ def given_architecture(
         needed=f"the {type(slim).__name__} as it was before pruning",
         do="pass a factory= that makes the architecture that was pruned, with its arguments=",
     )
+
+
+def _named(factory: functools.partial[nn.Module]) -> dict[str, Any]:
+    """The arguments that a partial gives, by name.
+
+    Raises:
+        InputError: the function does not take one of them by name.
+    """
+    by_name = [p.name for p in _parameters(factory.func) if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(factory.args) > len(by_name):
+        raise InputError(
+            f"factory: argument {len(by_name) + 1} of the functools.partial has no name, and a bundle names arguments",
+            found=shown(factory.args[len(by_name)]),
+            needed="arguments that the function takes by name",
+            do="give them by name, or define a function without arguments that makes the model",
+        )
+    return dict(zip(by_name, factory.args, strict=False)) | factory.keywords
+
+
+def _parameters(function: Callable[..., nn.Module]) -> Iterable[inspect.Parameter]:
+    """Those of a function; none if Python does not know them."""
+    try:
+        return inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
 
 
 def check_restorable(slim: nn.Module, structure: Structure) -> None:
@@ -130,13 +159,17 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
         dense = build(record, most, trusted=True)
     except LoadError as error:
         return _Misfit(error.what)
+    left = fitting_plans(dense, plans)
     try:
-        check_fits(dense, plans[0].shapes, plans[0].kept)
-        if more := [name for name, _ in dense.named_parameters() if name not in plans[0].shapes]:
-            return _Misfit(f"has {more[0]} too")
-        made = replayed_without_data(dense, plans, "it")
-    except (PlanError, LoadError) as error:
+        for first in left[:1]:
+            first.check(dense)
+            if more := [name for name, _ in dense.named_parameters() if name not in first.shapes]:
+                return _Misfit(f"has {more[0]} too")
+        made = replayed_without_data(dense, left, "it", before=len(plans) - len(left))
+    except PlanError as error:
         return _Misfit(error.what)
+    except LoadError as error:
+        return error.what
     problems = restore(made, structure, placeholders(structure))
     if problems:
         return problems[0]

@@ -78,6 +78,9 @@ def tried_table(tried: Mapping[str, float | str], taken: str | None) -> Table:
 class Plan(Printed):
     """Which channels survive, by parameter and dimension. ``print(plan)`` lists what is left of each group.
 
+    Plans are equal if they say the same: if :meth:`to_data` of both is. So a plan is equal to its copy, and to what
+    :meth:`from_json` reads.
+
     Attributes:
         kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
             else goes with a weight, such as an adapter that was trained for the dense model, is cut by
@@ -112,6 +115,18 @@ class Plan(Printed):
     inputs: tuple[dict[str, Any], ...] = ()
     merged: Merged = field(default_factory=dict)
     zeroed: Mapping[str, int] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self is other or self._text() == other._text()
+
+    def __hash__(self) -> int:
+        return hash(tuple((c.group, c.units, c.removed) for c in self.choices))
+
+    def _text(self) -> str:
+        """All that the plan says, whatever the order of names in its dictionaries."""
+        return json.dumps(self.to_data(), sort_keys=True)
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -160,22 +175,23 @@ class Plan(Printed):
 
         Args:
             state: tensors by name; a part of the model, such as an adapter, will do.
-            prefix: what names in ``state`` begin with and names in the model do not (``"module."``).
+            prefix: what names in ``state`` begin with and names in the model do not (``"module."``). Entries without it
+                are not the model's, such as the ``n_averaged`` of an ``AveragedModel``.
             rename: the name in the model for a name in ``state`` without the prefix; None: the same.
 
         Returns:
-            The tensors under the names in ``state``; those of blocks that are left out are not there.
+            The tensors under the names in ``state``; those of blocks that are left out are not there. Entries without
+            the prefix are as they were.
 
         Raises:
-            InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+            InputError: an entry is no tensor, is called like nothing in the model, or has another shape, or none has
+                the prefix.
         """
         check_type("prefix", prefix, str, "a string")
         if rename is not None:
             check_callable("rename", rename, "a function (name) -> name", takes="name")
         renamed = rename if rename is not None else str
-        return cut_state_dict(
-            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix)), self.merged
-        )
+        return cut_state_dict(state, self.kept, self.shapes, self.skipped, prefix, renamed, self.merged)
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ def remaining_plans(model: nn.Module, saved: Sequence[Plan], what: str, earlier:
         LoadError: it went through other ones.
     """
     done = plans_of(model)[earlier:]
-    same = len(done) <= len(saved) and all(a.to_json() == b.to_json() for a, b in zip(done, saved, strict=False))
-    if not same or len(plans_of(model)) < earlier:
+    if done != tuple(saved[: len(done)]) or len(plans_of(model)) < earlier:
         raise LoadError(
             f"model: was pruned {len(plans_of(model))} times, but not as the {what}'s model was (pruned "
             f"{earlier + len(saved)} times)",
@@ -38,25 +37,67 @@ def remaining_plans(model: nn.Module, saved: Sequence[Plan], what: str, earlier:
     return tuple(saved[len(done) :])
 
 
-def replayed_without_data(model: nn.Module, plans: Iterable[Plan], what: str) -> nn.Module:
-    """What the plans make of a copy of the model on ``meta``; ``what`` names in messages where the plans are from.
+def fitting_plans(model: nn.Module, saved: Sequence[Plan]) -> tuple[Plan, ...]:
+    """The saved plans that are left where all values are loaded afterwards, so that shapes alone have to fit.
+
+    A model that went through the first of them is left the others; another one those from the first that fits it on.
+    All are left if none fits.
+    """
+    done = plans_of(model)
+    if done and done == tuple(saved[: len(done)]):
+        return tuple(saved[len(done) :])
+    return next((tuple(saved[i:]) for i, plan in enumerate(saved) if _fits(plan, model)), tuple(saved))
+
+
+def _fits(plan: Plan, model: nn.Module) -> bool:
+    try:
+        plan.check(model)
+    except PlanError:
+        return False
+    return True
+
+
+def replayed_without_data(model: nn.Module, plans: Sequence[Plan], what: str, before: int = 0) -> nn.Module:
+    """What the plans make of a copy of the model on ``meta``.
+
+    Args:
+        model: dense, or what other plans left.
+        plans: are applied in order.
+        what: names in messages where the plans are from.
+        before: the number of plans of the same origin that the model is behind already.
 
     Raises:
         LoadError: they are not for this model, or do not follow from each other.
     """
     copy = copy_module(model, {id(t): _without_data(t) for t in all_tensors(model)})
-    try:
-        for plan in plans:
+    for number, plan in enumerate(plans, before):
+        try:
             copy = plan.apply(copy, inplace=True)
-    except PlanError as error:
-        raise LoadError(
-            f"model: {what} is not of this {type(model).__name__}: {error.what}",
-            where="\n".join(filter(None, (what, error.place))),
-            found=error.found,
-            needed=error.needed,
-            do="pass the model that was pruned, before pruning (run it once if its forward makes what is missing)",
-        ) from error
+        except PlanError as error:
+            raise (_changed_between(number, error, what) if number else _of_another(model, error, what)) from error
     return copy
+
+
+def _of_another(model: nn.Module, error: PlanError, what: str) -> LoadError:
+    return LoadError(
+        f"model: {what} is not of this {type(model).__name__}: {error.what}",
+        where="\n".join(filter(None, (what, error.place))),
+        found=error.found,
+        needed=error.needed,
+        do="pass the model that was pruned, before pruning (run it once if its forward makes what is missing)",
+    )
+
+
+def _changed_between(number: int, error: PlanError, what: str) -> LoadError:
+    """What is told if a plan does not fit what the one before it left."""
+    return LoadError(
+        f"model: {what} was changed between pruning {number} and pruning {number + 1}, and plans do not hold that "
+        f"change ({error.what.removeprefix('model: ')})",
+        where="\n".join(filter(None, (what, error.place))),
+        found=error.found,
+        needed=f"the model as it was before its last pruning, with {error.needed}",
+        do="pass that: the model that was pruned before (loaded, or made by its plans), with the change made again",
+    )
 
 
 def _without_data(tensor: Tensor) -> Tensor:

@@ -21,30 +21,35 @@ def cut_state_dict(
     kept: Kept,
     shapes: Mapping[str, tuple[int, ...]],
     skipped: tuple[str, ...],
-    name_in_model: Renaming,
+    prefix: str,
+    rename: Renaming,
     merged: Merged,
 ) -> OrderedDict[str, Any]:
     """The entries of a state dict under their own names, cut; those of blocks that are left out are not there.
+
+    Entries without the prefix are not the model's, and are handed on as they are.
 
     Args:
         state: tensors by name. Of tied ones, which are one tensor under several names, the plan knows one name.
         kept: by the name of a tensor, what survives of it.
         shapes: of all tensors of the model, before.
         skipped: blocks that are left out.
-        name_in_model: the name that an entry has in the model.
+        prefix: what the names of the model's entries begin with.
+        rename: the name in the model for the rest of such a name.
         merged: by the name of a tensor, what is merged into the entries that survive.
 
     Raises:
-        InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+        InputError: an entry is no tensor, is called like nothing in the model, or has another shape, or none has the
+            prefix.
     """
-    check_type("state", state, Mapping, "a dictionary of tensors by name")
-    for entry in state:
-        check_type("state", entry, str, "a dictionary with names that are strings")
-        check_type("rename", name_in_model(entry), str, "a function (name) -> name, which returns a string")
-    known = {_identity(t): name_in_model(n) for n, t in state.items() if name_in_model(n) in shapes}
+    names = _names_in_model(state, prefix, rename)
+    known = {_identity(state[entry]): own for entry, own in names.items() if own in shapes}
     found: OrderedDict[str, Any] = OrderedDict()
     for entry, tensor in state.items():
-        own = name_in_model(entry)
+        if entry not in names:
+            found[entry] = tensor
+            continue
+        own = names[entry]
         if within(own, skipped):
             continue
         name = own if own in shapes else known.get(_identity(tensor), own)
@@ -53,6 +58,24 @@ def cut_state_dict(
     if hasattr(state, "_metadata"):  # versions of modules, by which load_state_dict knows old formats
         found._metadata = state._metadata  # type: ignore[attr-defined]
     return found
+
+
+def _names_in_model(state: Mapping[str, Any], prefix: str, rename: Renaming) -> dict[str, str]:
+    """By the names in a state dict that have the prefix, those in the model."""
+    check_type("state", state, Mapping, "a dictionary of tensors by name")
+    for entry in state:
+        check_type("state", entry, str, "a dictionary with names that are strings")
+    names = {entry: rename(entry.removeprefix(prefix)) for entry in state if entry.startswith(prefix)}
+    for own in names.values():
+        check_type("rename", own, str, "a function (name) -> name, which returns a string")
+    if state and not names:
+        raise InputError(
+            f"prefix: no name in state begins with {prefix!r}",
+            found=f"{len(state)} names, such as {next(iter(state))!r}",
+            needed="what the names of the model's entries begin with",
+            do="leave out prefix= if the names are those in the model, or pass what stands before them",
+        )
+    return names
 
 
 def _identity(tensor: Any) -> tuple[Any, ...]:

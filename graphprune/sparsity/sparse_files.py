@@ -379,7 +379,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], data: Sequence[Mapping[
         )
     plans = _plans(data, state, file)
     left = remaining_plans(model, plans, f"file {file}") if plans else ()
-    own = replayed_without_data(model, left, str(file)).state_dict()
+    own = replayed_without_data(model, left, str(file), before=len(plans) - len(left)).state_dict()
     other = f"pass the model that was saved in {file}, or the dense one that it was made from"
     check_same_tensors(f"model: this {type(model).__name__}", own, state, "file", other)
     for plan in left:

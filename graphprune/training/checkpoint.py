@@ -118,6 +118,7 @@ def load_checkpoint(
     Args:
         directory: as it was given to :func:`save_checkpoint`.
         model: the dense model, or one that was pruned by the first of the checkpoint's plans; it is changed in place.
+            Where more than the plans changed it between two prunings, the model before the last of them.
         optimizer: over the parameters of ``model``, of the same classes as those that were saved.
         averages: as many as were saved, made from ``model``.
         check: is given the ``state`` before anything is changed, and may raise.
@@ -292,7 +293,7 @@ def _read(folder: Path) -> _Saved:
 
 def _check_model(saved: _Saved, model: nn.Module, plans: Sequence[Plan]) -> None:
     """Replay the plans on a copy without data, and compare every tensor with the checkpoint's."""
-    copy = replayed_without_data(model, plans, str(saved.version))
+    copy = replayed_without_data(model, plans, str(saved.version), before=len(saved.plans) - len(plans))
     check_same_tensors(
         f"model: this {type(model).__name__}", own_tensors(copy), saved.parts.model, "checkpoint", _OTHER
     )

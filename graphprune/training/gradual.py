@@ -179,7 +179,7 @@ class GradualPruner(Printed):
         saved = convert_data(state, PrunerState, "state", "pass what GradualPruner.state() returned")
         plans = [Plan.from_data(plan, "state") for plan in saved.plans]
         remaining = remaining_plans(self.model, plans, "state", saved.earlier)
-        replayed_without_data(self.model, remaining, "the state")
+        replayed_without_data(self.model, remaining, "the state", before=len(plans) - len(remaining))
         for plan in remaining:
             prune_in_place(self.model, plan, self.optimizers, self.averages)
         self.steps, self._looked, self._cut = saved.steps, saved.looked, saved.cut

@@ -173,6 +173,35 @@ def test_models_of_libraries_need_nothing_but_the_folder(tmp_path: Path, make: A
     assert_same(graphprune.load(tmp_path), slim)
 
 
+def of_timm(name: str, classes: int, **given: Any) -> Callable[[], nn.Module]:
+    return partial(timm.create_model, name, num_classes=classes, **given)
+
+
+SMALL_VIT = {"img_size": 32, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (of_timm("resnet10t", 10), lambda slim: slim.reset_classifier(3)),
+        (of_timm("resnet10t", 10), lambda slim: slim.reset_classifier(0)),
+        (of_timm("resnet10t", 10), lambda slim: setattr(slim, "fc", nn.Linear(slim.fc.in_features, 3))),
+        (of_timm("vit_tiny_patch16_224", 10, **SMALL_VIT), lambda slim: slim.reset_classifier(3)),
+        (of_timm("vit_tiny_patch16_224", 0, **SMALL_VIT), lambda slim: slim.reset_classifier(3)),
+        (lambda: vision("resnet18")[0], lambda slim: setattr(slim, "fc", nn.Linear(slim.fc.in_features, 3))),
+    ],
+)
+def test_other_classes_after_pruning_need_nothing_but_the_folder(tmp_path: Path, make: Any, change: Any) -> None:
+    slim = graphprune.prune_model(make().eval(), 0.5, IMAGE)
+    change(slim)
+    slim.eval()
+    graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path)
+    assert_same(loaded, slim)
+    assert getattr(loaded, "num_classes", None) == getattr(slim, "num_classes", None)
+    assert torch.equal(loaded(IMAGE), slim(IMAGE))
+
+
 def test_what_a_bundle_says(tmp_path: Path) -> None:
     slim = slim_resnet(2)
     graphprune.save(slim, tmp_path)
@@ -202,8 +231,30 @@ def test_a_factory_needs_consent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        (partial(resnet_cifar.resnet20, num_classes=3), None),
+        (partial(resnet_cifar.resnet20, 3), {"in_channels": 3}),
+        (partial(resnet_cifar.resnet20, num_classes=7, in_channels=3), {"num_classes": 3}),
+        (partial(partial(resnet_cifar.ResNet, 3), num_classes=3), None),
+    ],
+)
+def test_a_factory_may_be_a_partial(tmp_path: Path, factory: Any, arguments: dict[str, Any] | None) -> None:
+    slim = graphprune.prune_model(resnet_cifar.resnet20(num_classes=3), 0.5, IMAGE)
+    graphprune.save(slim, tmp_path, factory=factory, arguments=arguments)
+    assert_same(graphprune.load(tmp_path, trust_factory=True), slim)
+
+
+def resnet_of(*classes: int) -> nn.Module:
+    return resnet_cifar.resnet20(*classes)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"factory": partial(resnet_of, 10)}, "factory: argument 1 of the functools.partial has no name"),
+        ({"factory": partial(lambda: nn.Linear(2, 2))}, "'.*<lambda>' cannot be imported by its name"),
+        ({"factory": partial(resnet_cifar.resnet20, num_classes=IMAGE)}, "arguments: must be JSON data"),
         ({"factory": lambda: nn.Linear(2, 2)}, "cannot be imported by its name"),
         ({"factory": 3}, "factory: must be a function or class"),
         ({"factory": resnet_cifar.resnet20, "arguments": {"num_classes": IMAGE}}, "arguments: must be JSON data"),
@@ -522,6 +573,64 @@ def test_what_was_changed_with_modules_of_torch_is_loaded(tmp_path: Path, change
         assert_same(loaded, slim)
         assert str(loaded) == str(slim)
         assert torch.equal(loaded(IMAGE), slim(IMAGE))
+
+
+@pytest.mark.parametrize("change", [another_head, fused])
+def test_what_was_changed_between_prunings_is_loaded_into_the_model_before(tmp_path: Path, change: Any) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    change(slim)
+    slim.eval()
+    graphprune.save(slim, tmp_path / "once")
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path / "twice")
+    planned = plans_of(slim)[0].apply(Net().eval())
+    change(planned)
+    without_plans = copy.deepcopy(slim)
+    vars(without_plans).pop("_graphprune_plans")
+    for model in (graphprune.load(tmp_path / "once", Net()), planned, slim, without_plans.to("meta"), again):
+        loaded = graphprune.load(tmp_path / "twice", model)
+        assert_same(loaded, again)
+        assert torch.equal(loaded(IMAGE), again(IMAGE))
+        assert plans_of(loaded) == plans_of(again)
+
+
+def test_a_change_between_prunings_is_named(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    slim.head = nn.Linear(16, 7)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path)
+    changed = r"changed between pruning 1 and pruning 2, .*head.weight has shape \[4, 16\]"
+    for model in (Net(), plans_of(slim)[0].apply(Net())):
+        with pytest.raises(LoadError, match=rf"{changed}[\s\S]*before its last pruning[\s\S]*change made again"):
+            graphprune.load(tmp_path, model)
+    with pytest.raises(LoadError, match=rf"how its .*Net is built .*{changed}[\s\S]*before its last pruning"):
+        graphprune.load(tmp_path, trust_factory=True)
+
+
+def before_the_last() -> nn.Module:
+    model = Net(7)
+    model.conv, model.norm, model.head = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.Linear(16, 7)
+    return model
+
+
+def test_a_factory_may_make_the_model_before_its_last_pruning(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    slim.head = nn.Linear(16, 7)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path, factory=before_the_last)
+    assert_same(graphprune.load(tmp_path, trust_factory=True), again)
+    with pytest.raises(SaveError, match="changed between pruning 1 and pruning 2"):
+        graphprune.save(again, tmp_path, factory=Net)
+
+
+def test_a_module_of_another_kind_between_prunings_needs_the_model_before_the_last(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
+    of_another_class(slim)
+    again = graphprune.prune_model(slim, 0.25, IMAGE)
+    graphprune.save(again, tmp_path)
+    assert_same(graphprune.load(tmp_path, slim), again)
+    with pytest.raises(LoadError, match=r"act was a .*Head and is a .*ReLU[\s\S]*before its last pruning"):
+        graphprune.load(tmp_path, Net())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

@@ -186,6 +186,25 @@ def test_damaged_json() -> None:
     assert 100 < refused < 200
 
 
+def test_plans_that_say_the_same_are_equal(model: nn.Module) -> None:
+    graph = graphprune.trace(model, IMAGE)
+    plan = graph.plan(0.5)
+    reordered = replace(plan, shapes=dict(reversed(plan.shapes.items())))
+    for same in (graph.plan(0.5), Plan.from_json(plan.to_json()), copy.deepcopy(plan), reordered):
+        assert same is not plan and same == plan and hash(same) == hash(plan)
+    assert len({plan, graph.plan(0.5), graph.plan(0.25)}) == 2
+    changed: list[dict[str, Any]] = [
+        {"sizes": {"width": 3}},
+        {"kept": {}},
+        {"costs": {}},
+        {"stale": ("width",)},
+        {"requested": {}},
+    ]
+    for change in changed:
+        assert replace(plan, **change) != plan
+    assert plan != plan.to_json() and plan in [plan.to_json(), plan]
+
+
 def test_numbers_of_other_libraries_become_numbers(model: nn.Module) -> None:
     requested = {"ratio": np.float32(0.5), "macs": Fraction(1, 2), "seed": np.int64(3), "params": np.float64(0.25)}
     text = replace(plan_of(model), requested=requested).to_json()

@@ -20,13 +20,29 @@ def test_averaged_weights_and_prefixes() -> None:
     averaged.update_parameters(model)
     plan = graphprune.trace(model, IMAGE).plan(0.5)
     slim = plan.apply(model)
-    state = {name: value for name, value in averaged.state_dict().items() if name != "n_averaged"}
+    state = averaged.state_dict()
     found = plan.apply_to_state_dict(state, prefix="module.")
-    assert found.keys() == state.keys()
+    assert found.keys() == state.keys() and found["n_averaged"] is state["n_averaged"]
     fresh = AveragedModel(slim)
-    fresh.load_state_dict({**found, "n_averaged": torch.tensor(1)})
+    fresh.load_state_dict(found)
+    assert fresh.n_averaged == 1
     assert torch.equal(fresh(IMAGE), slim(IMAGE))
     assert state["module.conv1.weight"].shape == (16, 3, 3, 3)
+
+
+def test_what_lacks_the_prefix_is_not_the_models() -> None:
+    model = resnet_cifar.resnet20().eval()
+    plan = graphprune.trace(model, IMAGE).plan(0.5)
+    inside = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    outside = {"conv1.weight": torch.ones(3), "epoch": 3}
+    found = plan.apply_to_state_dict({**outside, **inside}, prefix="model.")
+    assert list(found) == [*outside, *inside] and all(found[name] is value for name, value in outside.items())
+    assert found["model.conv1.weight"].shape == plan.shape("conv1.weight")
+    with pytest.raises(InputError, match=r"prefix: no name in state begins with 'modul.'[\s\S]*'model.conv1.weight'"):
+        plan.apply_to_state_dict(inside, prefix="modul.")
+    with pytest.raises(InputError, match=r"knows nothing called 'model\.epoch'"):
+        plan.apply_to_state_dict({**inside, "model.epoch": torch.ones(1)}, prefix="model.")
+    assert plan.apply_to_state_dict({}, prefix="model.") == {}
 
 
 def test_tied_weights_blocks_left_out_and_other_names() -> None:

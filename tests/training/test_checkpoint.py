@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections import OrderedDict
@@ -19,6 +20,7 @@ import graphprune
 from graphprune import load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
 from graphprune.pruning.optimizer import prune_in_place
+from graphprune.pruning.plan import plans_of
 from graphprune.training import checkpoint
 from graphprune.training.checkpoint import fingerprint, has_checkpoint
 from graphprune.training.packing import Packer, unpack_data
@@ -87,6 +89,18 @@ def test_a_model_that_is_pruned_already(tmp_path: Path) -> None:
         again.enter.weight.zero_()
     load_checkpoint(tmp_path, again)
     assert equal(weights(again), weights(slim))
+
+
+def test_what_was_changed_between_prunings_goes_on_from_the_model_before_the_last(tmp_path: Path) -> None:
+    slim: Any = slim_net()
+    slim.leave = nn.Linear(slim.leave.in_features, 5)
+    before = copy.deepcopy(slim)
+    again = graphprune.prune_model(slim, 0.25, torch.zeros(2, 6))
+    save_checkpoint(tmp_path, again)
+    with pytest.raises(LoadError, match=r"changed between pruning 1 and pruning 2[\s\S]*before its last pruning"):
+        load_checkpoint(tmp_path, net())
+    load_checkpoint(tmp_path, before)
+    assert equal(weights(before), weights(again)) and plans_of(before) == plans_of(again)
 
 
 def test_random_numbers_go_on(tmp_path: Path) -> None:
