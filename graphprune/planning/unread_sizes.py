@@ -310,13 +310,19 @@ class _Evidence:
         return axes.directly(attribute.owner) if how == "direct" else axes.of(attribute.owner)
 
     def _classified(self, attribute: Attribute) -> set[int]:
-        """What became of the channels that the last layers of its module read, if these end in a classifier."""
+        """What became of the channels that the last layers of its module read, if these end in a classifier.
+
+        Without one, as many that a last convolution returns are the features themselves.
+        """
         kinds = self._graph.trace.modules
         calls = (c for c in reversed(self._graph.trace.calls) if c.plain and is_inside(c.path, attribute.owner))
         layers = [c for c in calls if issubclass(kinds.get(c.path, nn.Module), (nn.Linear, _ConvNd))]
         if not layers or not self._is_whole(layers[0].result):
             return set()
-        return next(filter(None, (self._channels(layer.source, attribute.value) for layer in layers)), set())
+        convolution = issubclass(kinds.get(layers[0].path, nn.Module), _ConvNd)
+        returned = self._channels(layers[0].result, attribute.value) if convolution else set()
+        read = next(filter(None, (self._channels(layer.source, attribute.value) for layer in layers)), set())
+        return returned | read
 
     def _is_whole(self, node: fx.Node) -> bool:
         """Is nothing of a tensor gone?"""

@@ -345,6 +345,8 @@ class _Check:
         """Why the outputs cannot show that something is wrong; empty: they change with the weights that were cut."""
         if not any(t.numel() for t in found):
             return "the outputs are empty; pass example inputs for which they are not"
+        if all(bool(t.isnan().all()) for t in found if t.numel()):
+            return "the outputs are not a number (NaN); pass other example inputs or weights"
         scales = RESPONSE_SCALES[: 1 if any(map(is_float, found)) else None]
         for names in self._weights():
             for scale in scales:

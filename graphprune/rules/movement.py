@@ -531,7 +531,7 @@ def repeat(call: Call, x: LabeledTensor, repeats: Sequence[int]) -> LabeledTenso
     labeled = _labeled_dims(x, missing)
     for d, r in enumerate(repeats):
         if r > 1 and shape[d] and d not in labeled:
-            copies = call.labels.fresh([r if k == d else n for k, n in enumerate(call.out)], [d], "repeat")
+            copies = call.labels.fresh(tuple(r if k == d else n for k, n in enumerate(call.out)), [d], "repeat")
             arrays.append(LabelArray(np.repeat(copies, shape[d], axis=d)))
     return LabeledTensor(call.out, tuple(arrays))
 

@@ -240,3 +240,12 @@ def test_heads_of_latent_keys_follow_those_of_queries_though_no_size_tells_them(
         fused = slim(tokens).logits
         slim.set_attn_implementation("eager")
         torch.testing.assert_close(slim(tokens).logits, fused, rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_a_model_of_timm_without_a_classifier_returns() -> None:
+    timm = pytest.importorskip("timm")
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    slim = graphprune.prune_model(timm.create_model("resnet10t", num_classes=0).eval(), 0.5, images)
+    assert slim.num_features == slim.head_hidden_size == slim(images).shape[1] == 512
+    slim.reset_classifier(7)
+    assert slim(images).shape == (1, 7)

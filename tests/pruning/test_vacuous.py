@@ -151,3 +151,20 @@ def test_biases_that_are_zero_do_not_put_channels_out_of_sight() -> None:
         with torch.no_grad():
             slim.get_parameter("0.weight")[channel] *= -3
         assert not graphprune.verify(model, slim, plan, x).passed or torch.allclose(slim(x), before, atol=1e-9)
+
+
+def test_outputs_that_are_no_numbers() -> None:
+    class Never(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.leave(self.enter(x).relu()) + (x[:, :1] - x[:, :1]) / 0
+            return y
+
+    model, x = Never().eval(), torch.randn(2, 4)
+    plan = graphprune.trace(model, x).plan(0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, x)
+    assert not check.passed
+    assert str(check).startswith("Nothing was verified: the outputs are not a number (NaN)")
