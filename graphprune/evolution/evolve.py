@@ -20,6 +20,7 @@ import numpy as np
 from graphprune.errors import SearchInterruptedWarning
 from graphprune.evolution.candidates import Allotment
 from graphprune.utils.callers import frames_of_this_package
+from graphprune.utils.random_state import WORD
 
 FIRST_STEP, LAST_STEP = 0.3, 0.02
 """How much of a group is exchanged at most, at the beginning and at the end."""
@@ -106,7 +107,7 @@ class Evolution:
 
     def _candidates(self, limits: Limits, known: Sequence[Allotment]) -> Iterator[Allotment]:
         """Candidates that are new, until a limit or until there are none."""
-        rng, futile, waiting = np.random.default_rng(self.seed), 0, list(known)
+        rng, futile, waiting = np.random.default_rng(self.seed % WORD), 0, list(known)
         while (over := limits.progress(self.tried)) < 1 and futile < FUTILE:
             if waiting:
                 candidate = waiting.pop(0)

@@ -12,6 +12,7 @@ from graphprune.graph.parameter_uses import consumed_axes, scale_axes
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import criterion
 from graphprune.rules.labels import ParameterAxis
+from graphprune.utils.random_state import WORD
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -45,7 +46,7 @@ def relative_magnitude(group: Group, context: Context) -> Tensor:
 def random(group: Group, context: Context) -> Tensor:
     """Random scores, the same for the same seed and group name on every machine. [units]"""
     words = np.frombuffer(group.name.encode(), np.uint8)
-    generator = np.random.default_rng([context.seed, *words.tolist()])
+    generator = np.random.default_rng([context.seed % WORD, *words.tolist()])
     return torch.from_numpy(generator.random(group.units))
 
 

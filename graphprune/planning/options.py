@@ -43,6 +43,8 @@ Runner = Callable[[nn.Module], Callable[..., Any]]
 UNDER_BUDGETS = 0.9
 """By default, budgets take at most this fraction of a group."""
 F = TypeVar("F", bound=Callable[..., Any])
+_SEEDS = 1 << 63
+"""Seeds are below that, and not below its negative: as torch takes them."""
 
 
 def option(
@@ -244,11 +246,11 @@ class PruningOptions:
                 needed="a number of seconds above 0, or None",
                 do="pass time_limit=60, or leave it out",
             )
-        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or not 0 <= int(self.seed) < 1 << 63:
+        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool) or not -_SEEDS <= int(self.seed) < _SEEDS:
             raise InputError(
-                f"seed: must be a whole number from 0 to 2**63 - 1, but is {self.seed!r}",
+                f"seed: must be a whole number from -2**63 to 2**63 - 1, but is {shown(self.seed)}",
                 found=found_value(self.seed),
-                needed="a whole number from 0 to 2**63 - 1",
+                needed="a whole number from -2**63 to 2**63 - 1",
                 do="pass seed=0",
             )
         for kind in self.budgets:

@@ -15,7 +15,7 @@ from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.cost import CostModel
 from graphprune.graph.frozen import frozen_axes
-from graphprune.graph.groups import Group
+from graphprune.graph.groups import Frozen, Group
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import counts_tokens
@@ -131,10 +131,7 @@ def _require_groups(graph: Analysis) -> None:
     if graph.units.groups:
         return
     frozen = frozen_axes(graph)
-    found, do = ("\n".join(map(str, frozen[:5])), _PART_OF) if frozen else _no_parameters(graph.model)
-    quantized = _quantized(graph.model)
-    if quantized:
-        found, do = "\n".join((quantized, found)), "prune the model first, then prepare or quantize the slim one"
+    found, do = _all_frozen(graph.model, frozen) if frozen else _no_parameters(graph.model)
     raise PlanError(
         f"model: {type(graph.model).__name__} has nothing that can be pruned",
         where=str(frozen[0].axis) if frozen else type(graph.model).__name__,
@@ -144,11 +141,12 @@ def _require_groups(graph: Analysis) -> None:
     )
 
 
-def _quantized(model: nn.Module) -> str:
-    """The first module that torch.ao quantized, or put there to prepare for that; empty: there is none."""
+def _all_frozen(model: nn.Module, frozen: Sequence[Frozen]) -> tuple[str, str]:
+    """Why everything is frozen, and what to do: torch.ao may have quantized a module, or prepared for that."""
+    reasons = list(map(str, frozen[:5]))
     kinds = ((path, class_name(type(module))) for path, module in named_modules(model))
-    made = (f"{path} is {with_article(kind)}" for path, kind in kinds if kind.startswith("torch.ao."))
-    return next(made, "")
+    quantized = [f"{path} is {with_article(kind)}" for path, kind in kinds if kind.startswith("torch.ao.")]
+    return "\n".join((*quantized[:1], *reasons)), PRUNE_FIRST if quantized else _PART_OF
 
 
 def _require_traced_sizes(graph: Analysis) -> None:

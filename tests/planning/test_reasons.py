@@ -182,5 +182,7 @@ def test_what_was_quantized_or_prepared_for_it_is_named() -> None:
         (dynamic, r"1\.0 is a torch\.ao\.nn\.quantized"),
         (prepare(layers), "is a torch.ao.quantization"),
     ):
-        with pytest.raises(PlanError, match=rf"nothing that can be pruned[\s\S]*{found}[\s\S]*prune the model first"):
+        with pytest.raises(
+            PlanError, match=rf"nothing that can be pruned[\s\S]*{found}[\s\S]*prune the model, then quantize"
+        ):
             graphprune.trace(model, torch.randn(2, 8)).plan(0.5)
