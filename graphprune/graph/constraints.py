@@ -90,6 +90,14 @@ def _literal_tail(use: SizeUse) -> int:
     return -expr.right.value if whole else 0
 
 
+def _literal_of(expr: Expr) -> int:
+    """The number that a size is, or that another one is multiplied by; 0: there is none."""
+    if isinstance(expr, Const):
+        return expr.value
+    sides = (expr.left, expr.right) if isinstance(expr, BinOp) and expr.op == "*" else ()
+    return next((side.value for side in sides if isinstance(side, Const)), 0)
+
+
 class ConstraintBuilder:
     """Reads the size log of one trace and collects its constraints."""
 
@@ -296,10 +304,9 @@ class ConstraintBuilder:
             difference, fixed = size.plus(known, -1), not known.terms
         if not difference.terms:
             return
-        if isinstance(expr, Const):
-            self._freeze_literal(difference.units, expr.value, line, use)
-        elif fixed and min(weight for weight, _ in size.terms.values()) > 0:
-            self._freeze(difference.units, line, f"the size {expr} stays what it is")
+        literal = _literal_of(expr) if fixed else 0
+        if literal:
+            self._freeze_literal(difference.units, literal, line, use)
         else:
             self.constraints.equations.append(Equation(difference, line, number))
 
