@@ -23,7 +23,7 @@ from graphprune.utils.checks import check_flag, check_optional, found_value, is_
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.modules import compiled_as, named_tensors
 
 
 @leaves_torch_alone
@@ -72,7 +72,7 @@ def compact(
     if kept:
         staying = found.zero - found.removed
         _warn("\n".join([f"model: {staying} zero channels stay", *kept]), ChannelsKeptWarning)
-    return found.slim
+    return compiled_as(model, found.slim)
 
 
 @leaves_torch_alone

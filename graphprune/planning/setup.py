@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -141,6 +142,18 @@ def _require_groups(graph: Analysis) -> None:
     )
 
 
+def _needed(graph: Analysis) -> dict[tuple[int, int], int]:
+    """By group and operation how many units it needs of the group: of all rows of a grid together."""
+    found: dict[tuple[int, int], int] = defaultdict(int)
+    for ids, number, node, _ in graph.labeling.labels.facts.choices:
+        units, times = np.unique(graph.solution.expand(graph.solution.of[ids.ravel()])[0], return_counts=True)
+        within = units[times < ids.size]  # what all of them need holds the whole row
+        for group in np.unique(graph.units.group_of[within]).tolist():
+            if group >= 0:
+                found[group, node] += number
+    return found
+
+
 def _all_frozen(model: nn.Module, frozen: Sequence[Frozen]) -> tuple[str, str]:
     """Why everything is frozen, and what to do: torch.ao may have quantized a module, or prepared for that."""
     reasons = list(map(str, frozen[:5]))
@@ -237,10 +250,8 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
         for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
             if group >= 0:
                 limits[group] = replace(limits[group], multiple=lcm(limits[group].multiple, number))
-    for ids, number, _, _ in facts.choices:  # an operation needs so many of a group
-        for group in np.unique(group_of[solution.of[ids]]).tolist():
-            if group >= 0:
-                limits[group] = replace(limits[group], least=max(limits[group].least, number))
+    for (group, _), number in _needed(graph).items():
+        limits[group] = replace(limits[group], least=max(limits[group].least, number))
     if options.serve is not None:
         groups = graph.units.groups
         limits = serving_limits(limits, groups, options.serve, options.multiple, options.tensor_parallel)

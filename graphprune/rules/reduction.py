@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,8 +141,10 @@ def _keep_several(call: Call, x: LabeledTensor, dims: Sequence[int] | None, corr
     for array in x.touching(taken):
         beside = prod(x.shape[dim] for dim in taken - array.dims)
         least = int((1 if correction is None else correction) // max(beside, 1)) + 1
-        if 1 < least <= array.ids.size and array.dims <= taken:
-            call.labels.at_least(array.ids, least, f"{call.op} needs {least} of them: of fewer it is not a number")
+        inner = sorted(taken & array.dims)
+        rows = np.moveaxis(array.ids, inner, range(-len(inner), 0)).reshape(-1, prod(x.shape[dim] for dim in inner))
+        for row in np.unique(rows, axis=0) if 1 < least <= rows.shape[1] else ():
+            call.labels.at_least(row, least, f"{call.op} needs {least} of them: of fewer it is not a number")
 
 
 @rule(

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, written_arguments
+from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs, is_mutable, written_arguments
 from graphprune.utils.storages import shares_all, storage_of
 
 
+class _HandingOut(FunctionMode):
+    """Says whose memory is handed to what writes there without an operation of torch, as numpy does."""
+
+    def __init__(self, keep: Callable[[int], None]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        if func in _HAND_OUT:
+            self._keep(storage_of(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+_HAND_OUT = frozenset((Tensor.numpy, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__))
+
+
 class KeptValues(DispatchMode):
-    """While it is on, the values of tensors are copied before an operation writes to them, and only then.
+    """While it is on, the values of tensors are copied before something may write to them, and only then.
 
     Args:
         tensors: none of them on ``meta``.
@@ -24,6 +41,7 @@ class KeptValues(DispatchMode):
         self._known = {id(tensor): (tensor, tensor.detach()) for tensor in tensors}  # other data may be set
         self._written: dict[int, Tensor] = {}
         self._of_storage: dict[int, list[Tensor]] = {}
+        self._handing_out = _HandingOut(self._keep)
         for tensor, _ in self._known.values():
             if storage := storage_of(tensor):
                 self._of_storage.setdefault(storage, []).append(tensor)
@@ -37,6 +55,14 @@ class KeptValues(DispatchMode):
                 if isinstance(one, Tensor):
                     self._keep(storage_of(one))
         return func(*args, **kwargs)
+
+    def __enter__(self) -> Self:
+        self._handing_out.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        self._handing_out.__exit__(*failure)
 
     def _keep(self, storage: int) -> None:
         for tensor in self._of_storage.pop(storage, ()):

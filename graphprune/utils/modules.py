@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any, TypeGuard
 
@@ -266,8 +266,15 @@ def module_kind(module: nn.Module) -> str:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` was given; any other as it is."""
-    found: nn.Module = getattr(model, "_orig_mod", model)
-    return found
+    found: Any = model._orig_mod if _is_compiled(type(model)) else model  # type: ignore[arg-type]  # by identity
+    return found  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _is_compiled(kind: type[nn.Module]) -> bool:
+    """Is it the class of what ``torch.compile`` returns? Importing that would load the compiler."""
+    names = [(base.__module__.rpartition(".")[0], base.__name__) for base in kind.__mro__]
+    return ("torch._dynamo", "OptimizedModule") in names
 
 
 def compiled_as(model: nn.Module, inner: nn.Module) -> nn.Module:

@@ -37,8 +37,8 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 @contextmanager
 def _evaluation_of_one(modules: Modules) -> Iterator[None]:
     modes = [(module, module.training) for _, module in modules]
-    by_flags = not [module for module, training in modes if training] or switches_by_flags(modules)
     try:
+        by_flags = not [module for module, training in modes if training] or switches_by_flags(modules)
         with ExitStack() as stack:
             if by_flags:
                 set_training(modules, training=False, by_flags=True)
@@ -92,6 +92,7 @@ def switches_by_flags(modules: Modules) -> bool:
     if not _of_their_own(modules):
         return True
     held, model = _Held.of(modules), modules[0][1]
+    modes = [(module, module.training) for _, module in modules]
     try:
         with held.keeping:
             model.train(not model.training)
@@ -100,6 +101,8 @@ def switches_by_flags(modules: Modules) -> bool:
         return changed and not held.changed(_ROUNDING).tensors
     finally:
         held.changed().put_back()
+        for module, training in modes:
+            module.training = training
 
 
 def _of_their_own(modules: Modules) -> list[str]:

@@ -218,3 +218,25 @@ def test_unbiased_statistics_keep_what_they_need(statistic: Callable[[Tensor], T
     slim = graphprune.prune_model(model, 0.9, x, verify=True)
     assert slim.few.out_channels == max(least, width - int(0.9 * width))
     assert slim(x).isfinite().all()
+
+
+class GroupDeviations(nn.Module):
+    """A statistic over the channels of each of four groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).view(len(x), 4, -1)
+        y: Tensor = self.leave((h / (h.std(-1, keepdim=True) + 1e-5)).flatten(1))
+        return y
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8, 0.99])
+def test_unbiased_statistics_over_groups_keep_what_each_needs(ratio: float) -> None:
+    torch.manual_seed(0)
+    model, x = GroupDeviations().eval(), torch.randn(3, 8)
+    slim = graphprune.prune_model(model, ratio, x, verify=True)
+    assert slim.enter.out_features == 8
+    assert slim(x).isfinite().all()

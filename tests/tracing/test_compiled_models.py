@@ -137,3 +137,28 @@ def test_a_compiled_model_is_pruned_in_place_with_its_optimizer(tmp_path: Path) 
     again = net()
     graphprune.load_checkpoint(tmp_path, again, optimizer=torch.optim.Adam(again.parameters()))
     assert torch.equal(again.eval()(INPUTS), model.eval()(INPUTS))
+
+
+def test_a_part_that_is_called_as_that_of_a_compiled_model_is_a_part() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module | str) -> None:
+            super().__init__()
+            self._orig_mod, self.skip, self.leave = inner, nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            inner = self._orig_mod(x) if isinstance(self._orig_mod, nn.Module) else 0.0
+            y: Tensor = self.leave(self.skip(x) + inner)
+            return y
+
+    x = torch.randn(2, 6)
+    for part in (nn.Linear(6, 16), "the name of something"):
+        slim = graphprune.prune_model(Wrapped(part).eval(), 0.5, x, verify=True)
+        assert slim.skip.out_features == 8
+        assert slim(x).shape == (2, 4)
+
+
+def test_what_is_compacted_compiles_itself() -> None:
+    model = net()
+    with torch.no_grad():
+        model.enter.weight[:3], model.enter.bias[:3] = 0.0, 0.0
+    assert isinstance(graphprune.compact(torch.compile(model, backend="eager"), INPUTS), torch._dynamo.OptimizedModule)

@@ -107,7 +107,19 @@ class Elsewhere(Adapted):
         return self
 
 
-@pytest.mark.parametrize("kind", [Adapted, InPlace, Anew, Elsewhere])
+class ByNumpy(Adapted):
+    """Merges past torch."""
+
+    def train(self, mode: bool = True) -> Any:
+        nn.Linear.train(self, mode)
+        if mode == self.merged:
+            entries = self.weight.detach().numpy()
+            entries += (self.up.detach() @ self.down.detach() * (-1 if mode else 1)).numpy()
+            self.merged = not mode
+        return self
+
+
+@pytest.mark.parametrize("kind", [Adapted, InPlace, Anew, Elsewhere, ByNumpy])
 def test_models_come_back_as_they_were(kind: type[Adapted]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(kind(8, 32), nn.ReLU(), kind(32, 4)).train()
@@ -183,3 +195,17 @@ def test_weights_that_nothing_writes_to_are_neither_copied_nor_compared() -> Non
             assert not model[0].training
     assert set(operations.seen) <= {"aten.detach.default"}
     assert model[0].training and model[0].switched == 1  # by what made it
+
+
+def test_modes_come_back_where_a_class_refuses_to_switch() -> None:
+    class Refusing(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            if not mode:
+                raise RuntimeError("call freeze() before eval()")
+            return super().train(mode)
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU().eval(), Refusing(16, 4))
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(graphprune.GraphpruneError, match=r"call freeze\(\) before eval\(\)"):
+        graphprune.trace(model, X)
+    assert [module.training for module in model.modules()] == modes
