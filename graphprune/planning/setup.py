@@ -143,15 +143,15 @@ def _require_groups(graph: Analysis) -> None:
 
 
 def _needed(graph: Analysis) -> dict[tuple[int, int], int]:
-    """By group and operation how many units it needs of the group: of all rows of a grid together."""
-    found: dict[tuple[int, int], int] = defaultdict(int)
+    """By group and operation how many units it needs of the group: of rows with units of their own each so many."""
+    found: dict[tuple[int, int], dict[bytes, int]] = defaultdict(dict)
     for ids, number, node, _ in graph.labeling.labels.facts.choices:
         units, times = np.unique(graph.solution.expand(graph.solution.of[ids.ravel()])[0], return_counts=True)
         within = units[times < ids.size]  # what all of them need holds the whole row
-        for group in np.unique(graph.units.group_of[within]).tolist():
-            if group >= 0:
-                found[group, node] += number
-    return found
+        groups = graph.units.group_of[within]
+        for group in np.unique(groups[groups >= 0]).tolist():
+            found[group, node][within[groups == group].tobytes()] = number
+    return {key: sum(rows.values()) for key, rows in found.items()}
 
 
 def _all_frozen(model: nn.Module, frozen: Sequence[Frozen]) -> tuple[str, str]:

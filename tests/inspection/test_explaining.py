@@ -257,4 +257,4 @@ def test_why_heads_stay_is_told() -> None:
     assert "lost its channels to a constant" in text
     with pytest.raises(InputError, match=r"heads: 0\.5 is asked of heads") as raised:
         graph.plan(heads=0.5)
-    assert "graph.explain(layer) says why heads stay" in raised.value.do
+    assert "graph.explain(layer) says why its channels stay" in raised.value.do
