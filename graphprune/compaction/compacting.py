@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from graphprune.utils.checks import check_flag, check_optional, found_value, is_
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import compiled_as, named_tensors
+from graphprune.utils.modules import compiled_as, named_tensors, uncompiled
 
 
 @leaves_torch_alone
@@ -72,7 +73,7 @@ def compact(
     if kept:
         staying = found.zero - found.removed
         _warn("\n".join([f"model: {staying} zero channels stay", *kept]), ChannelsKeptWarning)
-    return compiled_as(model, found.slim)
+    return found.slim
 
 
 @leaves_torch_alone
@@ -102,7 +103,7 @@ def zero_channels(
             needed="a finite magnitude, 0 or more",
             do="pass threshold=0.0 for exact zeros",
         )
-    masked = masked_copy(model, masks or {})
+    masked = masked_copy(uncompiled(model), masks or {})
     require_values("model", named_tensors(masked), "compare with zero")
     limits = _thresholds(masked, threshold, relative)
     found: list[ZeroChannels] = []
@@ -112,7 +113,8 @@ def zero_channels(
         found.append(ZeroChannels(masked, zero_groups(search), zero_slices(search), (_count(model), _count(masked))))
         if not search.has_cells:
             break
-    return in_sequence(found)
+    record = in_sequence(found)
+    return replace(record, slim=compiled_as(model, record.slim))
 
 
 def _search(

@@ -202,9 +202,8 @@ class _Walk:
                 if not self.finder.dimensions.are_the_same(_computed(step)[0], zeros):
                     return False
                 zeros = step
-        return self.finder.dimensions.are_the_same(zeros, last.result) and start.meta.get(
-            "dtype"
-        ) == last.result.meta.get("dtype")
+        same_type = start.meta.get("dtype") == last.result.meta.get("dtype")
+        return same_type and self.finder.dimensions.are_the_same(zeros, last.result)
 
 
 def _reads_parts(owner: type | None) -> bool:

@@ -16,7 +16,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.utils.checks import check_optional, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, uncompiled
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 MOST_MAPS = 12
@@ -47,7 +47,7 @@ def plot_weights(model: nn.Module, names: str | Iterable[str] | None = None, *, 
     """
     check_model(model)
     check_type("plan", plan, Plan | None, "a graphprune.Plan")
-    matrices = dict(_matrices(model))
+    matrices = dict(_matrices(uncompiled(model)))
     wanted = [names] if isinstance(names, str) else names
     check_optional("names", wanted, Iterable, "names of parameters, in a list")
     for name in wanted if isinstance(wanted, list | tuple) else ():

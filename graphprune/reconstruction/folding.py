@@ -109,7 +109,7 @@ def fold(
             not above 0.
         PlanError: the plan was not made for ``dense``.
     """
-    _check(slim, dense, plan, ridge)
+    slim, dense = _checked(slim, dense, plan, ridge)
     graph = analyze(dense, example_inputs)
     graph.alive(plan.removed)
     groups = {group.name: group for group in graph.groups}
@@ -122,7 +122,8 @@ def fold(
     return Folding(tuple(folder.folded), tuple(folder.variances), tuple(folder.left))
 
 
-def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
+def _checked(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> tuple[nn.Module, nn.Module]:
+    """Both models as :func:`check_pair` returns them, of which the dense one has weights."""
     if not is_number(ridge) or not ridge > 0:
         raise InputError(
             f"ridge: is {ridge!r}; a fraction of the mean second moment above 0 is needed, such as 0.01",
@@ -138,6 +139,7 @@ def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
             needed="a model with weights",
             do="pass the model with its weights",
         )
+    return slim, dense
 
 
 class _Folder:

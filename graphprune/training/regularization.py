@@ -24,7 +24,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_count, check_positive, check_type, found_value
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import tables, within
+from graphprune.utils.modules import tables, uncompiled, within
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class GrowingRegularization:
         check_positive("ceiling", ceiling)
         check_count("every", every, 1)
         check_count("steps", steps, 0)
+        model = uncompiled(model)
         check_fits(model, plan.shapes, plan.kept)
         _check_removes(plan)
         self.model, self.plan = model, plan

@@ -162,3 +162,21 @@ def test_what_is_compacted_compiles_itself() -> None:
     with torch.no_grad():
         model.enter.weight[:3], model.enter.bias[:3] = 0.0, 0.0
     assert isinstance(graphprune.compact(torch.compile(model, backend="eager"), INPUTS), torch._dynamo.OptimizedModule)
+
+
+def test_what_reads_weights_by_name_reads_those_within() -> None:
+    model = net().eval()
+    with torch.no_grad():
+        model.enter.weight[:3], model.enter.bias[:3] = 1e-7, 0.0
+    compiled: nn.Module = torch.compile(model, backend="eager")
+    plan = graphprune.trace(compiled, INPUTS).plan(0.5)
+    plain = plan.apply(model)
+    graphprune.fold(plain, model, plan, INPUTS)
+    for slim, dense in ((plan.apply(compiled), compiled), (plan.apply(compiled), model), (plan.apply(model), compiled)):
+        graphprune.fold(slim, dense, plan, INPUTS)
+        assert torch.equal(slim(INPUTS), plain(INPUTS))
+    found = [graphprune.zero_channels(one, INPUTS, threshold=1e-3, relative=True) for one in (model, compiled)]
+    assert found[0].removed == found[1].removed > 0
+    assert torch.equal(found[0].slim(INPUTS), found[1].slim(INPUTS))
+    penalties = [graphprune.GrowingRegularization(one, plan)().item() for one in (model, compiled)]
+    assert penalties[0] == penalties[1] > 0
