@@ -55,7 +55,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, output_dim, walked_once
+from graphprune.utils.modules import named_modules, output_dim, uncompiled_name, walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -82,6 +82,7 @@ class ChannelGraph(Printed, Analysis):
             InputError: there is no such group; the message says why that axis is frozen, if it is.
         """
         check_type("name", name, str, "the name of a group, a module or a parameter axis")
+        name = uncompiled_name(name)
         for group in self.groups:
             if group.name == name:
                 return group
@@ -284,6 +285,7 @@ class ChannelGraph(Printed, Analysis):
     def _channels(self, name: str) -> ParameterAxis | Group:
         """What a name stands for: a group, a parameter axis, or what a module puts out."""
         group = self.group(name)
+        name = uncompiled_name(name)
         if name == group.name and group.role not in CHANNELS:
             return group
         return next((axis for axis in self._axes_called(name) if axis in group.axes), group)

@@ -65,9 +65,9 @@ class Allocator:
         removed = [np.zeros(0, np.int64)]
         searched = []
         for coupled in self.coupled_steps():
-            ratios = self._ratios(coupled)
+            ratios, together = self._ratios(coupled), len({part.group for part in coupled.parts})
             for part in coupled.parts:
-                self.why[part.group] = decided_by(self.setup, part.group, ratios, len(coupled.parts))
+                self.why[part.group] = decided_by(self.setup, part.group, ratios, together)
             if all(ratio is None for ratio in ratios):
                 searched.append(coupled)
             else:

@@ -17,6 +17,7 @@ from graphprune.graph.groups import Group
 from graphprune.planning.removal_paths import RemovalPath
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.arrays import Scores
+from graphprune.utils.checks import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +101,32 @@ def _saved(path: RemovalPath, price: Scores) -> Scores:
 def by_sensitivity(measured: Sensitivity, inputs: AllocationInputs) -> list[Scores]:
     """The rise of a measured loss for every unit of cost saved; importance decides where nothing was seen to rise.
 
-    Of the groups of a path, the one that suffers most counts.
+    Of the groups of a path, the one that suffers most counts. Paths without a measured group come last.
+
+    Raises:
+        InputError: none of the groups was measured.
     """
+    names = [[group.name for group in groups if group.name in measured.losses] for groups in inputs.groups]
+    if names and not any(names):
+        raise _of_other_groups(measured, inputs)
     found = []
-    for path, groups, price in zip(inputs.paths, inputs.groups, inputs.prices, strict=True):
-        rise = np.max([measured.rise(group.name, path.gone) for group in groups], axis=0)
-        found.append((np.diff(rise, prepend=0.0) + 1e-6 * path.lost) / _saved(path, price))
+    for path, known, price in zip(inputs.paths, names, inputs.prices, strict=True):
+        rises = [measured.rise(name, path.gone) for name in known]
+        each = np.diff(np.max(rises, axis=0), prepend=0.0) if rises else np.inf
+        found.append((each + 1e-6 * path.lost) / _saved(path, price))
     return found
+
+
+def _of_other_groups(measured: Sensitivity, inputs: AllocationInputs) -> InputError:
+    """That a measured sensitivity says nothing of the groups that can lose units."""
+    names = list(dict.fromkeys(group.name for groups in inputs.groups for group in groups))
+    given = shown(list(measured.losses)[:3])
+    return InputError(
+        f"allocation: nothing can be removed of the groups that the Sensitivity measured, such as {given}",
+        found=f"a Sensitivity of {len(measured.losses)} groups",
+        needed=f"the losses of the groups of this model, such as {names[0]!r}",
+        do="measure this model, graph.sensitivity(evaluate), with the same roles asked for",
+    )
 
 
 @allocation("isomorphic", "one ranking among groups of equal structure, and the same fraction of every structure")

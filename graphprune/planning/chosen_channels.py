@@ -28,6 +28,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import did_you_mean, found_value, shown
+from graphprune.utils.modules import uncompiled_name
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
@@ -101,7 +102,8 @@ def _empty_entries(graph: Analysis, masks: Mapping[str, Tensor]) -> dict[str, tu
     A weight that ``torch.nn.utils.prune`` masks is a product of two tensors: where it is zero, both count as masked.
     """
     found: dict[str, tuple[Ids, ...]] = {}
-    for name, mask in masks.items():
+    for given, mask in masks.items():
+        name = uncompiled_name(given)
         weight = name.removesuffix("_orig").removesuffix("_mask")
         factors = [f"{weight}_orig", f"{weight}_mask"]
         both = all(one in graph.trace.shapes for one in factors)

@@ -25,13 +25,13 @@ def decided_by(setup: PlanSetup, group: int, ratios: Sequence[float | None], tog
         setup: the model and what is asked.
         group: its number.
         ratios: what is asked of the groups that lose units in step with it, itself included.
-        together: how many parts of groups go in step.
+        together: how many groups go in step.
     """
     options, limit = setup.options, setup.limits[group]
     ratio = next((f"ratio {r:g}" for r in ratios if r is not None), None)
     under = ", ".join(options.budget_specs) or "ratio"
     by = f" ({limit.why})" if limit.why else ""
-    tied = f", in step with {together - 1} other groups" if together > 1 else ""
+    tied = f", in step with {together - 1} other group{'s' * (together > 2)}" if together > 1 else ""
     if limit.frozen:
         return f"frozen{by}"
     return (ratio or f"{options.allocation_name or 'global'} under {under}") + by + tied

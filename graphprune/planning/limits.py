@@ -25,7 +25,7 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.modules import named_modules, output_dim
+from graphprune.utils.modules import named_modules, output_dim, uncompiled_name
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def described(match: Any, modules: Mapping[str, nn.Module]) -> str:
     """The key of an override, for messages."""
     if isinstance(match, nn.Module):
         path = _path(match, modules)
-        return f"the {type(match).__name__} given (not in this model)" if path is None else repr(path)
+        if path is None:
+            return f"the {type(match).__name__} given (not in this model)"
+        return repr(path) if path else "the model"
     return repr(match) if isinstance(match, str) else str(getattr(match, "__name__", match))
 
 
@@ -197,6 +199,7 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
     """
     makers = _makers(group, modules)
     if isinstance(match, str):
+        match = uncompiled_name(match)
         names = (group.name, group.name.partition("[")[0], *makers)  # "w[1]" is named after a dimension of w
         return any(name == match or fnmatch.fnmatchcase(name, match) for name in names)
     if isinstance(match, nn.Module):

@@ -270,6 +270,15 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return found  # type: ignore[no-any-return]
 
 
+def uncompiled_name(name: str) -> str:
+    """The name that a parameter or module of what ``torch.compile`` returned has in what it was given.
+
+    >>> uncompiled_name("_orig_mod.conv.weight")
+    'conv.weight'
+    """
+    return name.removeprefix("_orig_mod.")
+
+
 @lru_cache(maxsize=1024)
 def _is_compiled(kind: type[nn.Module]) -> bool:
     """Is it the class of what ``torch.compile`` returns? Importing that would load the compiler."""

@@ -334,6 +334,18 @@ def test_sensitivity_is_measured_printed_and_used(resnet: graphprune.ChannelGrap
     assert sum(n < g.units for n, g in zip(plan.values(), resnet.groups, strict=True)) >= len(plan) - 3
 
 
+def test_groups_without_a_measured_loss_come_last() -> None:
+    """They went first, and those of another model were as good as free: no rise was known of them."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 6))
+    curve = ((0.5, 0.6), (0.75, 0.9))
+    plan = kept(graph.plan(macs=0.6, allocation=graphprune.Sensitivity(0.5, (0.5, 0.75), {"0": curve})))
+    assert plan["0"] < 10 and plan["2"] > 9
+    other = graphprune.Sensitivity(0.5, (0.5, 0.75), {"conv": curve})
+    with pytest.raises(InputError, match=r"nothing can be removed of the groups .*'conv'"):
+        graph.plan(macs=0.6, allocation=other)
+
+
 def test_sensitivity_is_that_of_evaluation_and_changes_nothing() -> None:
     """In training mode running statistics moved, dropout drew from the caller's generator, and that loss counted."""
     model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 2)).train()

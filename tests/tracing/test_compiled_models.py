@@ -57,6 +57,21 @@ def test_a_compiled_model_is_seen_as_it_is_written(compiled: Callable[[nn.Module
     graphprune.synthesize(model, INPUTS, steps=1)
 
 
+def test_names_may_be_those_of_the_state_dict() -> None:
+    """Which begin with ``_orig_mod.``; the error told to name parameters as ``state_dict()`` does."""
+    graph, plain = graphprune.trace(as_module(net()), INPUTS), graphprune.trace(net(), INPUTS)
+    name = plain.groups[0].name
+    mask = torch.ones(graph.trace.shapes[f"{name}.weight"])
+    mask[0] = 0
+    masked, wanted = (g.plan_from_masks({f"{p}{name}.weight": mask}) for g, p in ((graph, "_orig_mod."), (plain, "")))
+    assert masked == wanted
+    units = range(1, len(mask))
+    assert graph.plan_from_kept({f"_orig_mod.{name}": units}) == plain.plan_from_kept({name: units})
+    asked = graphprune.Override(ratio=0.25)
+    plans = [graph.plan(0.5, overrides={prefix + name: asked}).removed for prefix in ("_orig_mod.", "")]
+    assert plans[0] == plans[1] != graph.plan(0.5).removed
+
+
 def test_what_is_left_of_a_compiled_model_is_compiled_anew() -> None:
     sizes: list[int] = []
 
