@@ -12,7 +12,8 @@ from graphprune.errors import UnreachedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.pruning.plan import Plan
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.modules import named_tensors, tables
+from graphprune.utils.modules import named_modules, named_tensors, tables, within
+from graphprune.utils.switches import switching
 
 NAMED = 4
 """How many parameters a warning names."""
@@ -24,14 +25,22 @@ def warn_of_unreached(graph: Analysis, plan: Plan) -> None:
     if not names:
         return
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    switch = _switch(graph.model, names)
     note = f" ({graph.trace.note})" if graph.trace.note else ""
     message = (
         f"{', '.join(names[:NAMED])}{more}: no example runs what uses this{note}, and it has the size of channels of "
         "which some are removed, so it may not fit them any more. Pass a list of examples that run all of the model, "
-        "example_inputs=[first, second] (graphprune.MethodCall for methods other than forward); if nothing uses it, "
-        "ignore this warning"
+        f"example_inputs=[first, second] (graphprune.MethodCall for methods other than forward){switch}; if nothing "
+        "uses it, ignore this warning"
     )
     warnings.warn(message, UnreachedWarning, stacklevel=frames_of_this_package())
+
+
+def _switch(model: nn.Module, names: list[str]) -> str:
+    """What to do where the classes of these parameters have a way of their own to switch modes, or nothing."""
+    own = switching(named_modules(model)) if not model.training else []
+    kinds = {type(model.get_submodule(path)).__name__ for path in own if any(within(name, [path]) for name in names)}
+    return f", or call model.train() first, as {', '.join(sorted(kinds))} may use it in training" if kinds else ""
 
 
 def _unreached(graph: Analysis, plan: Plan) -> list[str]:

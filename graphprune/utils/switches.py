@@ -89,7 +89,7 @@ def set_training(modules: Modules, training: bool, by_flags: bool) -> None:
 def switches_by_flags(modules: Modules) -> bool:
     """Is the mode alone to be set? Where no class has a way of its own, and where one changes tensors and takes that
     back when it is switched back: which of them do is tried, and undone."""
-    if not _of_their_own(modules):
+    if not switching(modules):
         return True
     held, model = _Held.of(modules), modules[0][1]
     modes = [(module, module.training) for _, module in modules]
@@ -105,7 +105,7 @@ def switches_by_flags(modules: Modules) -> bool:
             module.training = training
 
 
-def _of_their_own(modules: Modules) -> list[str]:
+def switching(modules: Modules) -> list[str]:
     """The paths of the modules that have a way of their own to switch."""
     kinds = {type(module) for _, module in modules}
     own = {kind for kind in kinds if not _class_switches_as_torch_does(kind)}  # type: ignore[arg-type]  # by identity
@@ -133,7 +133,7 @@ class _Held:
 
     @staticmethod
     def of(modules: Modules) -> _Held:
-        own = _of_their_own(modules)
+        own = switching(modules)
         inside = [m for path, m in modules if "" in own or path in own or within(path, own)]
         found = [(m, name, t) for m in inside for name, t in (*m._parameters.items(), *m._buffers.items())]
         tensors = [(m, name, t) for m, name, t in found if t is not None and not t.is_meta]

@@ -73,6 +73,15 @@ def test_adapters_that_are_merged_in_evaluation_stay_beside_the_weights() -> Non
     torch.testing.assert_close(slim.eval()(X), slim.train()(X))
 
 
+def test_merged_adapters_are_to_be_taken_apart_before() -> None:
+    """Nothing reads them where they are merged; what the warning says to do works."""
+    model = adapted().eval()
+    with pytest.warns(graphprune.UnreachedWarning, match=r"or call model.train\(\) first, as Adapted may use it in tr"):
+        graphprune.prune_model(model, 0.5, X)
+    slim = graphprune.prune_model(model.train(), 0.5, X, verify=True)
+    torch.testing.assert_close(slim.eval()(X), slim.train()(X))
+
+
 class InPlace(Adapted):
     """Merges without ``.data``."""
 
