@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from graphprune.export.structure import (
     is_setting,
     own_attributes,
 )
-from graphprune.utils.modules import class_name, module_kind, named_modules
+from graphprune.utils.exchange import exchange_tensors
+from graphprune.utils.held import tensors_in_objects
+from graphprune.utils.modules import class_name, module_kind, named_modules, tables
 from graphprune.utils.tree import map_tensors, tensors_of
 
 _MISSING = object()
@@ -36,11 +38,13 @@ def restore(model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor
     Returns:
         What could not be restored, in words.
     """
-    work = _Restoring(model, structure, tensors)
+    work, before = _Restoring(model, structure, tensors), dict(tables(model).named())
     for data in structure.modules:
         work.module(data)
     for data in structure.modules:
         work.fill(data)
+    now = dict(tables(model).named())
+    exchange_tensors(model, {id(old): now[name] for name, old in before.items() if name in now})
     return work.problems or _empty_tensors(model)
 
 
@@ -64,11 +68,17 @@ def is_class(name: str, kind: str) -> bool:
 
 
 def _empty_tensors(model: nn.Module) -> list[str]:
-    found = []
-    for path, module in named_modules(model):
-        held = [(name, tensor) for name, value in own_attributes(module) for tensor in tensors_of(value)]
+    """Which attributes hold tensors without values, in containers, objects and functions too."""
+    found, modules = [], named_modules(model)
+    submodules = {id(module) for _, module in modules}
+    for path, module in modules:
+        held = [(name, tensor) for name, value in own_attributes(module) for tensor in _held(value, submodules)]
         found += [f"{_where(path)}.{name} has no values in the bundle" for name, tensor in held if tensor.is_meta]
     return found
+
+
+def _held(value: Any, submodules: set[int]) -> Iterator[Tensor]:
+    return iter(()) if is_setting(value) else tensors_in_objects(value, submodules)
 
 
 def _where(path: str) -> str:

@@ -22,7 +22,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.collector import gc_paused
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.evaluation import eagerly
-from graphprune.utils.held import contents
+from graphprune.utils.exchange import exchange_tensors
 from graphprune.utils.modules import Modules, Tables, copy_marks, is_parameter, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
@@ -181,8 +181,7 @@ def rewrite(
     }
     slim, found = (model, own) if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
-        _swap_tensors(own.modules, replaced)
-        _swap_in_functions(own, replaced)
+        exchange_tensors(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
     _resize_modules(slim, found.modules, changed, sizes)
@@ -196,28 +195,6 @@ def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta:
     if on_meta:
         return copy_with_tables(model, replaced, stand_in, everything=True, own=own)
     return copy_with_tables(model, replaced, own=own)
-
-
-def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
-    for _, module in modules:
-        for table in (module._parameters, module._buffers, vars(module)):
-            for name, value in list(table.items()):
-                if isinstance(value, Tensor) and id(value) in replaced:
-                    table[name] = replaced[id(value)]  # type: ignore[assignment]
-                elif type(value) is list:
-                    value[:] = [replaced.get(id(item), item) for item in value]
-
-
-def _swap_in_functions(own: Tables, replaced: Mapping[int, Tensor]) -> None:
-    """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in own.functions:
-        for cell in function.__closure__ or ():
-            for value in contents(cell):
-                cell.cell_contents = replaced.get(id(value), value)
-        if function.__defaults__:
-            function.__defaults__ = tuple(replaced.get(id(value), value) for value in function.__defaults__)
-        if function.__kwdefaults__:
-            function.__kwdefaults__ = {n: replaced.get(id(v), v) for n, v in function.__kwdefaults__.items()}
 
 
 @lru_cache(maxsize=1 << 14)

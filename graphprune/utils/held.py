@@ -43,6 +43,7 @@ def held_by(value: Any) -> Iterator[Any]:
     elif isinstance(value, weakref.ref):
         yield value()
     yield from (attribute_table(value) or {}).values()
+    yield from slot_values(value).values()
 
 
 def held_by_function(function: FunctionType) -> Iterator[Any]:
@@ -127,7 +128,7 @@ def tensors_in_objects(value: Any, passed_over: Container[int]) -> Iterator[Tens
             yield found
         elif id(found) not in seen and id(found) not in passed_over and not isinstance(found, weakref.ref):
             seen[id(found)] = found
-            stack += [*held_by(found), *slot_values(found).values(), *_held_within(found)]
+            stack += [*held_by(found), *_held_within(found)]
 
 
 def _held_within(value: Any) -> Iterable[Any]:
