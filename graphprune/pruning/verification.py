@@ -17,6 +17,7 @@ from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
 from graphprune.pruning.later_tensors import without_later_tensors
 from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
+from graphprune.pruning.own_types import require_runs
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
@@ -209,7 +210,10 @@ def _compared(check: _Check) -> Verification:
         check = replace(check, as_default=True)
         masked = check.masked_model()
         result = check.compared(masked)
-    return result if result.relative <= tolerance else replace(result, rounding=check.rounding(masked))
+    if result.relative <= tolerance:
+        check.require_runs()
+        return result
+    return replace(result, rounding=check.rounding(masked))
 
 
 def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
@@ -220,7 +224,9 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
     """
     check = _check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0)
     masked = check.masked_model()
-    return difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
+    found = difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
+    check.require_runs()
+    return found
 
 
 def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:
@@ -312,6 +318,10 @@ class _Check:
             self.perturbed,
             self._vacuous(masked, found),
         )
+
+    def require_runs(self) -> None:
+        """Raise a PlanError if the slim model fails in its own types."""
+        require_runs(self.slim, self.slim_calls, self.graph.model, self.graph.examples)
 
     def rounding(self, masked: MaskedRun) -> float:
         """How far rounding alone moves the outputs; 0 where it is so far that nothing can be said about them."""

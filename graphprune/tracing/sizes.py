@@ -237,6 +237,15 @@ class Size(int):
     def __deepcopy__(self, memo: dict[int, Any]) -> Size:
         return self
 
+    @property
+    def __class__(self) -> type:
+        """What a program that asks ``size.__class__ is int`` is told; numpy would make a number of one of its own."""
+        return int if self.kind is None else Size
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("__class__ assignment is not supported for 'int' objects")
+
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (plain(self),)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.errors import PlanError
 from graphprune.planning.masked_comparison import MaskedComparison
 
 
@@ -104,3 +105,42 @@ def test_branches_on_values_are_pruned() -> None:
     """To look at values is no reason to keep anything."""
     model = Net(lambda y: y * 2 if bool((y > 0.5).any()) else y).eval()
     assert removed(graphprune.trace(model, torch.randn(2, 3, 6, 6)).plan(0.5)) == {"enter": 4, "middle": 4}
+
+
+class ComplexPositions(nn.Module):
+    """Rotates a slice of a layer's outputs as complex numbers, which rows of odd length do not allow; looks at values.
+
+    Compared in float64, the slice is converted, and has memory of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.up, self.leave = nn.Linear(32, 24, bias=False), nn.Linear(16, 32, bias=False), nn.Linear(40, 5)
+        self.register_buffer("turns", torch.polar(torch.ones(9, 4), torch.randn(9, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clamp(max=9) if x.max() > 9 else x
+        low, turned = self.both(x).split([self.up.in_features, 8], dim=-1)
+        turned = torch.view_as_complex(turned.float().reshape(*turned.shape[:-1], -1, 2)) * self.turns[: x.shape[1]]
+        result: Tensor = self.leave(torch.cat([self.up(low), torch.view_as_real(turned).flatten(-2)], -1))
+        return result
+
+
+def test_slim_models_run_in_their_own_types() -> None:
+    """All was equal in float64, and the slim model failed at every call."""
+    model, x = ComplexPositions().eval(), torch.randn(2, 6, 32)
+    graph = graphprune.trace(model, x)
+    slim = graph.plan(0.2).apply(model)
+    slim(x)
+    assert slim.both.out_features % 2 == 0
+    assert graph.plan(0.25).apply(model)(x).shape == (2, 6, 5)
+
+
+def test_verify_names_what_fails_in_other_types_alone() -> None:
+    model, x = ComplexPositions().eval(), torch.randn(2, 6, 32)
+    plan = graphprune.trace(model, x).plan(0.25)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    slim.both.register_forward_hook(lambda module, args, y: y if y.dtype == torch.float64 else y[..., :-1])
+    with pytest.raises(PlanError, match=r"ComplexPositions\.forward failed on the example inputs in its own types: "):
+        graphprune.verify(model, slim, plan, x)

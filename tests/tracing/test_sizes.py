@@ -209,6 +209,8 @@ def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tens
         ("print(x)", False),
         ("int(x) + np.zeros(3, dtype=int)", False),
         ("int(x) if type(x) is int else x.astype(int)", False),
+        ("int(x) if type(x) is int or type(x) in (int, float) else x", True),
+        ("int(x) if x.dtype == int else x", False),
         ("int.from_bytes(int(x))", False),
         ("int(", False),
         ("int(map(), isinstance())", True),
@@ -278,6 +280,39 @@ def test_integers_in_the_files_of_helpers(how: str, call: str, tmp_path: Path, m
     helped = type("Helped", (Wide,), {"then": then})
     assert slim(helped(then), torch.randn(4, 5)).enter.out_features == 16
     assert "int" not in vars(sys.modules["sizes_helper"])
+
+
+ASKED = """
+def halves(model, y):
+    half = int(model.width / 2)
+    kinds = {int: True, float: False}
+    if not (%s):
+        raise TypeError(type(half))
+    return (y[:, :half] * y[:, half:]).sum(1, keepdim=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "type(model.width) is int",
+        "type(half) == int and type(y.shape[1]) in (int, float)",
+        "type(model.width) is type(4) and type(model.width / 2) is float",
+        "model.width.__class__ is int and isinstance(type(half), type) and issubclass(type(half), int)",
+        "type(model.width).__name__ == 'int' and type('', (), {})() is not None",
+        "kinds[type(model.width)]",
+    ],
+)
+def test_sizes_have_the_type_of_integers(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another way than the model's was traced, and the slim model did what nobody had checked."""
+    (tmp_path / "asking.py").write_text(ASKED % question)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "asking", raising=False)
+    then = import_module("asking").halves
+    asking = type("Asking", (Wide,), {"then": then})
+    found = slim(asking(then), torch.randn(4, 5))
+    assert found.enter.out_features in (16, 32)
+    assert not {"int", "type"} & vars(sys.modules["asking"]).keys()
 
 
 def zeroed(index: Any) -> Callable[[Any, Tensor], Tensor]:

@@ -1,8 +1,9 @@
-"""``int(size)`` and ``int(size / 2)`` in the files of a model are sizes.
+"""``int(size)`` and ``int(size / 2)`` in the files of a model are sizes, and ``type(size)`` is ``int``.
 
 Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
-type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it
-and ask ``isinstance``: an argument such as ``dtype=int`` wants the type itself.
+type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it,
+ask ``isinstance`` and compare ``type(size)`` with it: an argument such as ``dtype=int`` wants the type itself. The name
+``type`` means one that tells of a size what it is in the program.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import filterfalse
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from graphprune.tracing.may_write import function_of, is_own
@@ -45,30 +47,79 @@ class _Whole(int, metaclass=_AnyInteger):
         return given if type(given) is Size else int(*args, **kwargs)
 
 
+class _AnyType(type):
+    """The type of a type that has Python's types as its instances, and of which a call is one of ``type``."""
+
+    integer: type
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        found = type(*args, **kwargs)
+        if len(args) > 1 or not issubclass(found, int | float):
+            return found
+        if found is Ratio:
+            return float
+        kind = args[0].kind if found is Size else None
+        return kind or (cls.integer if found in (Size, int) else found)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, type)
+
+
+class _Type(metaclass=_AnyType):
+    """``type``, but for sizes."""
+
+    integer = int
+
+
+class _TypeBesideWhole(metaclass=_AnyType):
+    """The same where ``int`` means :class:`_Whole`."""
+
+    integer = _Whole
+
+
 @contextmanager
 def whole_numbers(kinds: Iterable[type]) -> Iterator[None]:
-    """Within, sizes that the files of these classes and their helpers make integers stay sizes.
+    """Within, sizes that the files of these classes and their helpers make integers stay sizes, and have their type.
 
     Args:
         kinds: the classes of a model's modules.
     """
-    names = {name for kind in set(kinds) for name in _files(kind) if name in sys.modules}
+    found = [_files(kind) for kind in set(kinds)]
+    names = {name for files in found for name in (*files.integers, *files.types) if name in sys.modules}
+    types = frozenset[str]().union(*(files.types for files in found))
     with ExitStack() as stack:
-        for module in (sys.modules[name] for name in names):
-            if only_called(module):
+        for name in names:
+            module = sys.modules[name]
+            whole = only_called(module)
+            if whole:
                 stack.enter_context(patched(module, int=_Whole))
+            if name in types and "type" not in vars(module):
+                stack.enter_context(patched(module, type=_TypeBesideWhole if whole else _Type))
         yield
 
 
-_known: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+class _Files(NamedTuple):
+    """The names of modules: of that which defines a class, and of those whose functions ``forward`` reaches and that
+    use ``int``; and of those that use ``type``."""
+
+    integers: frozenset[str]
+    types: frozenset[str]
 
 
-def _files(kind: type) -> frozenset[str]:
-    """The names of the module that defines a class, and of those whose functions ``forward`` reaches and that use
-    ``int``."""
+_known: WeakKeyDictionary[type, _Files] = WeakKeyDictionary()
+
+
+def _files(kind: type) -> _Files:
+    """Where a class and what its ``forward`` reaches use these names."""
     if kind not in _known:
-        users = {str(f.__module__) for f in _reached(kind) if "int" in _names(f.__code__)}
-        _known[kind] = frozenset(name for name in (kind.__module__, *users) if not is_own(name))
+        named = [(str(f.__module__), _names(f.__code__)) for f in _reached(kind)]
+        users = (frozenset(module for module, names in named if name in names) for name in ("int", "type"))
+        integers, types = (frozenset(filterfalse(is_own, modules)) for modules in users)
+        own = () if is_own(kind.__module__) else (kind.__module__,)
+        _known[kind] = _Files(integers.union(own), types)
     return _known[kind]
 
 
@@ -99,7 +150,8 @@ def _names(code: CodeType) -> frozenset[str]:
 
 
 def only_called(module: ModuleType) -> bool:
-    """Does a file use the name ``int``, and only to call it, to ask ``isinstance``, and in annotations?"""
+    """Does a file use the name ``int``, and only to call it, to ask ``isinstance`` or for the type of something, and in
+    annotations?"""
     try:
         return "int" not in vars(module) and _only_called_in(_source(module))
     except (OSError, TypeError):  # the file is gone, or what was typed in is
@@ -139,6 +191,9 @@ def _allowed(node: ast.AST) -> Iterator[ast.AST]:
         yield node.func
         if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
+    elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Call):
+        if isinstance(node.left.func, ast.Name) and node.left.func.id == "type":
+            yield from (name for side in node.comparators for name in ast.walk(side))
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield from ast.walk(node.annotation)
     elif isinstance(node, ast.FunctionDef) and node.returns is not None:

@@ -1,0 +1,62 @@
+"""Run a slim model as it is: float64, in which it is compared, hides what only its own types make fail.
+
+Converting a tensor gives it memory of its own. Without that, a view of narrower rows may lie where an operation does
+not take it (``view_as_complex`` of rows of odd length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from graphprune.errors import PlanError
+from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.tracing.side_effects import nothing_kept
+from graphprune.utils.global_state import changing_globals
+
+
+def require_runs(
+    slim: nn.Module, calls: Sequence[MethodCall], dense: nn.Module, dense_calls: Sequence[MethodCall]
+) -> None:
+    """Raise a PlanError if a slim model fails in its own types on inputs on which the dense one does not.
+
+    Args:
+        slim: is run; what it holds is put back.
+        calls: what it is given, one after the other.
+        dense: the original.
+        dense_calls: what that is given.
+    """
+    try:
+        _run(slim, calls)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind, as forward is the user's
+        if _fails(dense, dense_calls):
+            return
+        raise PlanError(
+            f"slim: {type(slim).__name__}.forward failed on the example inputs in its own types: {error}",
+            where=raised_at(error) or type(slim).__name__,
+            found=f"{type(error).__name__}: {error}",
+            needed="a forward that runs with fewer channels in these types too",
+            do="remove another number of channels there, as overrides= and multiple= allow, or leave that layer whole",
+        ) from error
+
+
+def _fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
+    """Does a model fail in its own types, as a half-precision one does where the device has no kernels for that?"""
+    try:
+        _run(model, calls)
+    except Exception:  # of any kind, as forward is the user's
+        return True
+    return False
+
+
+@torch.no_grad()
+def _run(model: nn.Module, calls: Sequence[MethodCall]) -> None:
+    with changing_globals(), evaluating_unchanged(model), nothing_kept(model):
+        for call in calls:
+            call.mapped(torch.clone).run(model)
