@@ -130,9 +130,9 @@ def load(
     Args:
         directory: as it was given to :func:`save`.
         model: a fresh dense model of the original architecture, or the model as it was before a later pruning, on any
-            device (``meta`` too); it is not changed. Where more than the plans changed it between two prunings, it has
-            to be the model before the last of them. None: it is built as the bundle says, with torchvision, timm or
-            Transformers.
+            device (``meta`` too); it is not changed. Layers that got other sizes between two prunings get these again;
+            after other changes between them it has to be the model before the last one. None: it is built as the
+            bundle says, with torchvision, timm or Transformers.
         device: where the weights of the model go.
         trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
@@ -149,7 +149,7 @@ def load(
     plans = _read_plans(version, files, manifest)
     dense = uncompiled(model) if model is not None else _build(version, manifest, trust_factory)
     left = fitting_plans(dense, plans)
-    slim = replayed_without_data(dense, left, str(version), before=len(plans) - len(left))
+    slim = replayed_without_data(dense, left, str(version), len(plans) - len(left), reshaping=True)
     tensors = ShardReader(version, files, where).read(_needed(manifest.structure))
     tensors = {name: _laid_out(tensor, manifest.structure.tensors[name]) for name, tensor in tensors.items()}
     problems = restore(slim, manifest.structure, tensors)

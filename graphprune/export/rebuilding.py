@@ -165,7 +165,7 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
             first.check(dense)
             if more := [name for name, _ in dense.named_parameters() if name not in first.shapes]:
                 return _Misfit(f"has {more[0]} too")
-        made = replayed_without_data(dense, left, "it", before=len(plans) - len(left))
+        made = replayed_without_data(dense, left, "it", len(plans) - len(left), reshaping=True)
     except PlanError as error:
         return _Misfit(error.what)
     except LoadError as error:

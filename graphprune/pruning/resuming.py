@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import LoadError, PlanError
 from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.rewrite import reshape_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
@@ -57,7 +58,9 @@ def _fits(plan: Plan, model: nn.Module) -> bool:
     return True
 
 
-def replayed_without_data(model: nn.Module, plans: Sequence[Plan], what: str, before: int = 0) -> nn.Module:
+def replayed_without_data(
+    model: nn.Module, plans: Sequence[Plan], what: str, before: int = 0, reshaping: bool = False
+) -> nn.Module:
     """What the plans make of a copy of the model on ``meta``.
 
     Args:
@@ -65,12 +68,15 @@ def replayed_without_data(model: nn.Module, plans: Sequence[Plan], what: str, be
         plans: are applied in order.
         what: names in messages where the plans are from.
         before: the number of plans of the same origin that the model is behind already.
+        reshaping: layers that got other sizes between two prunings (a head for other classes) get these here too.
 
     Raises:
         LoadError: they are not for this model, or do not follow from each other.
     """
     copy = copy_module(model, {id(t): _without_data(t) for t in all_tensors(model)})
     for number, plan in enumerate(plans, before):
+        if reshaping and number:
+            reshape_tensors(copy, plan.shapes)
         try:
             copy = plan.apply(copy, inplace=True)
         except PlanError as error:

@@ -148,9 +148,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
     """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
     if not is_float(tensor):
         return slim_tensor(tensor, kept, merged)
-    shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
-    small = torch.empty(shape, dtype=tensor.dtype, device="meta")
-    return _parameter_as(tensor, small) if is_parameter(tensor) else small
+    return _empty_as(tensor, [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)])
 
 
 @gc_paused()
@@ -204,7 +202,36 @@ def _owner(name: str) -> str:
     return path[1:] if parametrized else name.rpartition(".")[0]
 
 
+def reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the tensors of a model on ``meta`` other sizes, and the modules that have them the same.
+
+    Args:
+        model: is changed.
+        shapes: by the name of a tensor, that which it gets if it has as many dimensions.
+    """
+    own = tables(model)
+    others = [(name, tensor) for name, tensor in own.unique() if shapes.get(name, tensor.shape) != tensor.shape]
+    replaced = {id(t): _empty_as(t, shapes[name]) for name, t in others if len(shapes[name]) == t.ndim}
+    if replaced:
+        exchange_tensors(model, replaced)
+        changed = {_owner(name) for name, tensor in own.named() if id(tensor) in replaced}
+        _resize_modules(model, own.modules, changed, {})
+
+
+def _empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    made = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    return _parameter_as(tensor, made) if is_parameter(tensor) else made
+
+
 def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes: Mapping[str, int]) -> None:
+    """Let the size attributes of torch's modules follow their tensors.
+
+    Args:
+        model: what holds the modules.
+        modules: its submodules.
+        changed: the paths of those whose tensors have other sizes.
+        sizes: what was set otherwise, by path.
+    """
     for path, module in modules:
         if isinstance(module, nn.MultiheadAttention) and is_torchs_attention(module):
             _resize_attention(model, path, module, sizes)
