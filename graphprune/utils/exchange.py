@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from graphprune.utils.copier import ATOMIC
 from graphprune.utils.held import attribute_table, contents, slot_values
 
 _LEFT_ALONE = (type, ModuleType, weakref.ref, *weakref.ProxyTypes)
+_TABLES = frozenset((dict, OrderedDict, list, set))
 _FIXED = (tuple, frozenset, functools.partial, MethodType)
 """What is made anew where a part of it is another one."""
 
@@ -48,16 +49,16 @@ class _Exchange:
     def _new(self, value: Any) -> Any:
         """What takes the place of a value: itself, if it can be changed; that is done later."""
         kind = type(value)
-        if kind in ATOMIC or issubclass(kind, _LEFT_ALONE):
+        if kind in ATOMIC or (kind in _TABLES and not value):
             return value
         if issubclass(kind, Tensor):
             return self._replaced.get(id(value), value)
-        if id(value) not in self._found:
+        if id(value) not in self._found and not issubclass(kind, _LEFT_ALONE):
             fixed = issubclass(kind, _FIXED)
             self._found[id(value)] = (value, self._remade(value) if fixed else value)  # no other gets its identity
             if not fixed:
                 self._waiting.append(value)
-        return self._found[id(value)][1]
+        return self._found.get(id(value), (value, value))[1]
 
     def _remade(self, value: Any) -> Any:
         """A value that cannot be changed, with what takes the place of its parts; itself where they stay."""
@@ -69,6 +70,8 @@ class _Exchange:
         return self._collection(value)
 
     def _collection(self, value: Any) -> Any:
+        if ATOMIC.issuperset(map(type, value)):
+            return value
         items = [self._new(item) for item in value]
         if all(a is b for a, b in zip(value, items, strict=True)):
             return value
