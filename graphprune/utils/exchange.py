@@ -10,11 +10,13 @@ from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from graphprune.utils.copier import ATOMIC
 from graphprune.utils.held import attribute_table, contents, slot_values
 
-_LEFT_ALONE = (type, ModuleType, weakref.ref, *weakref.ProxyTypes)
+_LEFT_ALONE = (type, ModuleType, weakref.ref, *weakref.ProxyTypes, Optimizer)
+"""An optimizer has a state for each parameter, which is to follow: see :mod:`graphprune.pruning.optimizer`."""
 _TABLES = frozenset((dict, OrderedDict, list, set))
 _FIXED = (tuple, frozenset, functools.partial, MethodType)
 """What is made anew where a part of it is another one."""

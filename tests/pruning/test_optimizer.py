@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,20 @@ def test_training_goes_on_as_by_hand(net: str, kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), slim.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), slim.buffers(), strict=True))
     assert sum(p.numel() for p in model.parameters()) < 0.8 * sum(p.numel() for p in make().parameters())
+
+
+def test_a_model_may_hold_its_optimizer() -> None:
+    """Its lists of parameters are no part of the model: the optimizer's state would lose them."""
+    models = [image_net(), image_net()]
+    x, y = NETS["image"][1:]
+    for model in models:
+        optimizer = OPTIMIZERS["adam"](model.parameters())
+        if model is models[0]:
+            model.trainer = SimpleNamespace(optimizers=[optimizer])
+        steps(model, optimizer, x, y, 3)
+        prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
+        steps(model, optimizer, x, y, 3)
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
 
 
 def test_state_matters() -> None:
