@@ -27,7 +27,7 @@ from graphprune.export.architecture import IMPORT, Architecture, build
 from graphprune.export.libraries import packed, unpacked
 from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
 from graphprune.export.rebuilding import check_restorable, find_architecture, given_architecture, module_limit
-from graphprune.export.restoring import restore
+from graphprune.export.restoring import missing_hooks, restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
 from graphprune.export.unsaved import unsaved_values
@@ -138,6 +138,9 @@ def load(
 
     Raises:
         LoadError: files are missing, damaged or of another architecture, or ``model`` or ``trust_factory`` is needed.
+
+    Warns:
+        UnsavedValuesWarning: modules had hooks that nothing has registered here.
     """
     folder = check_path("directory", directory)
     check_flag("trust_factory", trust_factory)
@@ -162,9 +165,24 @@ def load(
             needed="a model that the plans make what was saved",
             do=_OWN if len(plans) == 1 else f"{_OWN}, or the model as it was before its last pruning",
         )
+    _warn_of_hooks(slim, manifest.structure)
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
     return slim if model is None else compiled_as(model, slim)
+
+
+def _warn_of_hooks(slim: nn.Module, structure: Structure) -> None:
+    """Warn of hooks that the saved model had and no code of the loaded one has registered."""
+    lost = missing_hooks(slim, structure)
+    if lost:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        warnings.warn(
+            f"directory: when it was saved, {', '.join(lost[:4])}{more} had hooks that this model does not have, since "
+            "a bundle holds none; flags and tensors that they set are loaded. If the outputs depend on them, register "
+            "them again",
+            UnsavedValuesWarning,
+            stacklevel=frames_of_this_package(),
+        )
 
 
 def _last_version(folder: Path) -> tuple[Path, dict[str, Path]]:

@@ -13,6 +13,7 @@ from graphprune.export.structure import (
     Structure,
     decode,
     function_name,
+    hook_count,
     is_setting,
     own_attributes,
 )
@@ -46,6 +47,12 @@ def restore(model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor
     now = dict(tables(model).named())
     exchange_tensors(model, {id(old): now[name] for name, old in before.items() if name in now})
     return work.problems or _empty_tensors(model)
+
+
+def missing_hooks(model: nn.Module, structure: Structure) -> list[str]:
+    """The modules that have fewer hooks than were there when they were saved, by name."""
+    saved = {data.path: data.hooks for data in structure.modules}
+    return [_where(path) for path, module in named_modules(model) if hook_count(module) < saved.get(path, 0)]
 
 
 def stock_class(kind: str) -> type[nn.Module] | None:
@@ -215,8 +222,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _may_become(now: Any, value: Any) -> bool:
     """Numbers another number, flags another flag, names another name; also to and from None."""
-    if isinstance(now, tuple | list) and isinstance(value, tuple | list):
-        return all(_is_number(item) for item in (*now, *value))
+    if isinstance(now, tuple | list | None) and isinstance(value, tuple | list):
+        return all(_is_number(item) for item in (*(now or ()), *value))
     if isinstance(now, str) and isinstance(value, str):
         return now.isidentifier() and value.isidentifier()
     kinds = [_kind(item) for item in (now, value) if item is not None]

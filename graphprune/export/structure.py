@@ -52,6 +52,7 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
         settings: plain attributes; a tuple is ``{"tuple": [...]}``.
         functions: by attribute the name of the function or class in it.
         others: the other attributes that are not None.
+        hooks: how many hooks its calls have, but for those of ``torch.nn.utils``.
     """
 
     path: str
@@ -65,6 +66,7 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     settings: dict[str, Any] = {}
     functions: dict[str, str] = {}
     others: tuple[str, ...] = ()
+    hooks: int = 0
 
 
 class Structure(Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,7 +173,14 @@ def _module(
         settings=own.settings,
         functions=own.functions,
         others=tuple(own.others),
+        hooks=hook_count(module),
     )
+
+
+def hook_count(module: nn.Module) -> int:
+    """How many hooks the calls of a module have, but for those of ``torch.nn.utils``, which its kind tells."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return sum(not type(hook).__module__.startswith("torch.nn.utils") for hook in hooks)
 
 
 class _Attributes:

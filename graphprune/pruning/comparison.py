@@ -53,6 +53,9 @@ def _apart(expected: Tensor, found: Tensor) -> tuple[float, float]:
     """The relative and the absolute difference of two tensors of one shape."""
     if not is_float(expected):
         return (0.0, 0.0) if torch.equal(expected, found.to(expected.dtype)) else (inf, inf)
+    rounding = _rounding(expected.dtype, found.dtype)
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    expected, found = expected.to(wide), found.to(wide)
     finite = expected.isfinite()
     if not torch.equal(finite, found.isfinite()):
         return inf, inf
@@ -60,5 +63,12 @@ def _apart(expected: Tensor, found: Tensor) -> tuple[float, float]:
         return inf, inf
     if not finite.any():
         return 0.0, 0.0
-    absolute = float((expected - found)[finite].abs().max())
-    return absolute / max(float(expected[finite].abs().max()), 1e-300), absolute
+    largest = max(float(expected[finite].abs().max()), 1e-300)
+    absolute = max(float((expected - found)[finite].abs().max()) - rounding * largest, 0.0)
+    return absolute / largest, absolute
+
+
+def _rounding(*types: torch.dtype) -> float:
+    """The relative rounding of the narrowest type: a tensor that has its own (``torch.FloatTensor``) is no float64."""
+    widths = [torch.finfo(kind).eps for kind in types]
+    return max(widths) if max(widths) > torch.finfo(torch.float64).eps else 0.0

@@ -219,7 +219,8 @@ def reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def _empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    made = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    """A shape on ``meta``, laid out as a tensor is."""
+    made = _laid_out_as(tensor, torch.empty(shape, dtype=tensor.dtype, device="meta"))
     return _parameter_as(tensor, made) if is_parameter(tensor) else made
 
 

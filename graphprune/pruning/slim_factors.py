@@ -14,7 +14,7 @@ from torch import fx
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.statistic_scales import factor_of
 from graphprune.pruning.plan import Plan, slim_on_meta
-from graphprune.tracing.running import Replay, replay_program
+from graphprune.tracing.running import Replay
 from graphprune.tracing.tracer import record
 from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
@@ -34,10 +34,9 @@ def slim_factors(graph: Analysis, plan: Plan) -> dict[fx.Node, float]:
 
 def _slim_run(graph: Analysis, plan: Plan) -> Replay:
     """What the slim model does: on shapes, or, if the model looks at values, with them."""
-    if graph.trace.on_meta:
-        slim, trace = slim_on_meta(plan, graph.model), graph.trace
-        return replay_program(slim, graph.examples, trace.pick, by_flags=trace.by_flags)
-    return record(plan.apply(graph.model), graph.examples, graph.trace.pick, on_meta=False).replayed()
+    on_meta = graph.trace.on_meta
+    slim = slim_on_meta(plan, graph.model) if on_meta else plan.apply(graph.model)
+    return record(slim, graph.examples, graph.trace.pick, on_meta).replayed()
 
 
 def _places(calls: Iterable[Any]) -> Iterable[tuple[tuple[str, Any, int], Any]]:

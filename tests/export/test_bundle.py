@@ -594,6 +594,40 @@ def test_what_was_changed_between_prunings_is_loaded_into_the_model_before(tmp_p
         assert plans_of(loaded) == plans_of(again)
 
 
+class Remembering(nn.Module):
+    """Registers a hook when it first runs, which keeps what a layer gave, and the shape of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kept, self.hooked = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6)), None, False
+        self.seen: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.hooked:
+            self.body[1].register_forward_hook(self.keep)
+            self.hooked, self.seen = True, x.shape
+        self.body(x)
+        assert self.kept is not None
+        return self.kept * 1
+
+    def keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.kept = output
+
+
+def test_hooks_that_no_bundle_holds_are_named(tmp_path: Path) -> None:
+    """The flag that one is there was loaded, so that the loaded model returned what it once had kept."""
+    x = torch.randn(2, 8)
+    slim = graphprune.prune_model(nn.Sequential(Remembering(), nn.Linear(32, 3)).eval(), 0.5, x)
+    with torch.no_grad():
+        slim(x)
+    graphprune.save(slim, tmp_path)
+    with pytest.warns(graphprune.UnsavedValuesWarning, match=r"when it was saved, 0\.body\.1 had hooks that"):
+        loaded: Any = graphprune.load(tmp_path, nn.Sequential(Remembering(), nn.Linear(32, 3)))
+    assert loaded[0].seen == x.shape
+    loaded[0].body[1].register_forward_hook(loaded[0].keep)
+    assert torch.equal(loaded(x + 1), slim(x + 1))
+
+
 def test_layers_of_other_sizes_between_prunings_are_loaded(tmp_path: Path) -> None:
     """A head for other classes: nothing loaded what was saved then, if the model before the last pruning was gone."""
     slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)

@@ -1,6 +1,11 @@
 """The oracle: it agrees with the model when nothing is removed, and goes red when something is wrong."""
 
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +190,48 @@ def test_the_norms_of_weights_over_channels_are_named(reads: bool) -> None:
     assert [("weight normalization" in place) for place in check.inexact] == [True] * reads
     if reads:
         torch.testing.assert_close(slim[2].weight.norm(dim=1), normed.weight.norm(dim=1))
+
+
+class Program(nn.Module):
+    """A narrow and a wide layer, and a program of the test's after them."""
+
+    def __init__(self, then: Callable[[Program, Tensor], Any]) -> None:
+        super().__init__()
+        self.enter, self.leave, self.then = nn.Linear(8, 32), nn.Linear(32, 4), then
+        self.register_buffer("table", torch.randn(8, 3, 5).permute(1, 2, 0))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.then(self, x)
+
+
+PICKLED = pickle.dumps(torch.randn(4))
+
+
+def legacy_sum(model: Program, x: Tensor) -> Any:
+    y = model.leave(model.enter(x).relu())
+    loss = torch.FloatTensor([0.0]).to(x.device)
+    loss += y.square().mean()
+    return y, loss
+
+
+def without_autocast(model: Program, x: Tensor) -> Tensor:
+    y = nn.functional.normalize(model.enter(x), dim=-1) * model.enter.weight.shape[0] ** 0.5
+    with torch.autocast(y.device.type, enabled=False):
+        return model.leave(y * 2)  # type: ignore[no-any-return]
+
+
+def permuted_table(model: Program, x: Tensor) -> Tensor:
+    return x.sum() + model.leave(model.enter(model.table).relu())  # type: ignore[no-any-return]
+
+
+def unpickled(model: Program, x: Tensor) -> Tensor:
+    return model.leave(model.enter(x).relu()) + pickle.loads(PICKLED)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("then", [legacy_sum, without_autocast, permuted_table, unpickled])
+def test_programs_that_could_not_be_compared(then: Callable[[Program, Tensor], Any]) -> None:
+    """Types, devices and layouts that the copy of a model had and the model had not."""
+    model, x = Program(then).eval(), torch.randn(2, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert plan.entries[1] < 0.7 * plan.entries[0]
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
