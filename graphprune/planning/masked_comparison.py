@@ -6,10 +6,11 @@ on the example inputs must be what the original gives with the removed channels 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from graphprune.graph.analysis import Analysis
-from graphprune.planning.translation import ProgramDifference
+from graphprune.planning.translation import ProgramDifference, Translation
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import largest_difference
 from graphprune.utils.arrays import Mask
@@ -43,3 +44,13 @@ class MaskedComparison:
         if found <= ROUNDING:
             return None
         return ProgramDifference(f"the outputs differ from the masked original's by {found:.1g}", "its result")
+
+
+def slim_check(graph: Analysis, skipped: Sequence[str], zeroed: Collection[str]) -> Translation | MaskedComparison:
+    """What slim models must do: the traced program, or, of a model that looks at values, what it does masked.
+
+    Args:
+        graph: the analyzed model.
+        skipped, zeroed: as for :class:`Translation`.
+    """
+    return Translation(graph, skipped, zeroed) if graph.trace.on_meta else MaskedComparison(graph)

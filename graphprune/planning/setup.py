@@ -21,7 +21,7 @@ from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import counts_tokens
 from graphprune.planning.limits import Limit, group_limits, share_kept
-from graphprune.planning.masked_comparison import MaskedComparison
+from graphprune.planning.masked_comparison import MaskedComparison, slim_check
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
@@ -87,12 +87,8 @@ class PlanSetup:
 
     @cached_property
     def check(self) -> Translation | MaskedComparison:
-        """What slim models must do: the traced program, or, of a model that looks at values, what it does masked."""
-        return (
-            Translation(self.graph, self.skipped, self.zeroed)
-            if self.graph.trace.on_meta
-            else MaskedComparison(self.graph)
-        )
+        """What slim models must do."""
+        return slim_check(self.graph, self.skipped, self.zeroed)
 
     @cached_property
     def protected(self) -> frozenset[int]:

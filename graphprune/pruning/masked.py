@@ -98,6 +98,8 @@ class Masks:
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
         self.factors = slim_factors(graph, plan) if plan else {}
+        self.zeroed = frozenset(plan.zeroed if plan else ())
+        self.skipped = frozenset(plan.skipped if plan else ()) - self.zeroed
         self.draws: list[Draw] = []
         self._whole: dict[fx.Node, Tensor] = {}  # masks that take whole rows
 
@@ -269,10 +271,8 @@ def _on_cpu(value: Any) -> Any:
 def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedRun:
     """Run the graph of the original with dead channels masked; a skipped block returns its input, a branch zeros."""
     masks = Masks(graph, plan)
-    zeroed = plan.zeroed if plan else {}
-    skipped = set(plan.skipped).difference(zeroed) if plan else set()
-    shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
-    zeros = {call.result for call in graph.trace.calls if call.path in zeroed}
+    shortcuts = {block.result: block.source for block in graph.blocks if block.path in masks.skipped}
+    zeros = {call.result for call in graph.trace.calls if call.path in masks.zeroed}
     with in_float64(reads_default_type(graph.trace.graph)):
         outputs = MaskedInterpreter(masks, shortcuts, zeros).run(*map(widened_tensor, inputs))
     return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
@@ -303,6 +303,7 @@ class MaskedRecorder(Recorder):
 
     Each node is compared with the known node of the same number, whose labels say what is dead in it. Once they
     differ, the run has ``diverged``: from there on nothing is masked, and the recording is the trace of another branch.
+    A skipped block runs too, and gives what it was given; the modules of a branch that is left out give zeros.
     """
 
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool, masks: Masks) -> None:
@@ -311,6 +312,22 @@ class MaskedRecorder(Recorder):
         trace = masks.channels.trace
         self.known = list(trace.graph.nodes)[: trace.evaluated]
         self.diverged = False
+        self._given: dict[str, Tensor] = {}  # to skipped blocks
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """As of any recorder; what a skipped block is given is kept, since it may work in place."""
+        super().enter(module, args)
+        path = self.model_copy.paths.get(id(module))
+        if path in self.masks.skipped:
+            self._given[path] = args[0].clone()
+
+    def leave(self, module: nn.Module, args: Any, *given: Any) -> Any:
+        """As of any recorder; returns what the program gets in the place of a result, None where it gets that."""
+        super().leave(module, args, *given)
+        path, (_, output) = self.model_copy.paths.get(id(module)), given
+        if path in self.masks.zeroed:
+            return (torch.zeros_like(output[0]), *output[1:]) if type(output) is tuple else torch.zeros_like(output)
+        return self._given.pop(path, None) if path is not None else None
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))

@@ -223,3 +223,67 @@ def test_a_model_of_which_no_channel_can_go_loses_blocks(asked: dict[str, float]
     assert graphprune.verify(model, plan.apply(model), plan, x).passed
     with pytest.raises(PlanError, match="has nothing that can be pruned"):
         graph.plan(0.5)
+
+
+class Looking(nn.Module):
+    """Adds in place, and looks at values between its sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), nn.Linear(16, 16)
+        self.mlp = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.attention(self.norm(x))
+        if bool(x.abs().max() > 1e4):
+            x = x.clamp(-1e4, 1e4)
+        found: Tensor = x + self.mlp(x)
+        return found
+
+
+def looking() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), Looking(), Looking(), Looking(), nn.Linear(16, 3)).eval()
+
+
+@pytest.mark.parametrize("asked", [{"depth": 0.4}, {"depth": 0.4, "ratio": 0.5}, {"depth": 0.4, "macs": 0.5}])
+def test_blocks_of_a_model_that_looks_at_values_go(asked: dict[str, float]) -> None:
+    model, x = looking(), torch.randn(4, 6)
+    graph = graphprune.trace(model, x)
+    assert not graph.trace.on_meta and [block.path for block in graph.blocks] == ["1", "2", "3"]
+    plan = graph.plan(**asked)  # type: ignore[arg-type]
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, x)
+    assert len(plan.skipped) == 1 and check.passed and check.relative < 1e-10, str(check)
+    (gone,) = plan.skipped
+    with torch.no_grad():
+        (slim[0] if gone == "1" else slim[-1]).weight.add_(1e-3)
+    assert not graphprune.verify(model, slim, plan, x).passed
+
+
+def test_what_such_a_block_leaves_elsewhere_holds_it() -> None:
+    """A number that a block writes down for another one is no tensor of the trace, so the run decides."""
+
+    class Heard(Residual):
+        def __init__(self, levels: dict[str, float], name: str) -> None:
+            super().__init__()
+            self.levels, self.name = levels, name
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.levels[self.name] = float(x.abs().max())
+            found: Tensor = super().forward(x)
+            return found
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels: dict[str, float] = {"first": 1.0, "second": 1.0}
+            self.first, self.second = Heard(self.levels, "first"), Heard(self.levels, "second")
+            self.leave = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(self.second(self.first(x))) * sum(self.levels.values())
+            return found
+
+    with pytest.raises(PlanError, match=r"depth: the program would be another one without (first|second)"):
+        graphprune.trace(Scaled().eval(), torch.randn(3, 6)).plan(depth=0.5)
