@@ -137,6 +137,35 @@ def test_layers_that_end_in_a_norm_go(asked: dict[str, float], tmp_path: Any) ->
     assert torch.equal(loaded.eval()(IDS)[0], slim(IDS)[0])
 
 
+class Flattened(Residual):
+    """OPT's layers: the rows of all samples in one dimension, which is split again after the sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        x = x.reshape(-1, x.size(-1))
+        return (x + self.inner(x)).view(shape)
+
+
+class Dropped(Residual):
+    """Training mode does something else, so that it is traced too; both read the parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.inner(x.flip(0) if self.training else x)
+        return found
+
+
+@pytest.mark.parametrize("kind", [Flattened, Dropped])
+def test_what_a_block_may_do_besides(kind: type[Residual]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 6), kind(), kind(), nn.Linear(6, 2)).eval(), torch.randn(2, 5, 6)
+    graph = graphprune.trace(model, x)
+    assert [block.path for block in graph.blocks] == ["1", "2"] and len(graph.branches) == 2
+    assert (kind is Dropped) == bool(graph.trace.trained)
+    plan = graph.plan(0.3, depth=0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, x)
+    assert check.passed and check.relative < 1e-10, str(check)
+
+
 def test_the_block_that_changes_least_goes() -> None:
     torch.manual_seed(0)
     model = Blocks().eval()
@@ -176,6 +205,43 @@ def test_what_cannot_be_asked() -> None:
         graph.plan(0.5, depth=0.5)
     with pytest.raises(InputError, match="depth: must be a fraction"):
         graph.plan(0.5, depth=1.0)
+
+
+class InTuple(Residual):
+    """The layers of Bloom, Falcon, GPT-Neo and Swin: the stream, and weights of attention that nobody asked for."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), None
+
+
+class Unpacked(nn.Module):
+    """Layers that return tuples, or one that runs twice, or one that is read from outside."""
+
+    def __init__(self, kind: type[Residual], times: int = 1, read: bool = False) -> None:
+        super().__init__()
+        self.enter, self.layer, self.leave = nn.Linear(6, 6), kind(), nn.Linear(6, 2)
+        self.times, self.read = times, read
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.enter(x)
+        for _ in range(self.times):
+            out = self.layer(x)
+            x = out[0] if isinstance(out, tuple) else out
+        return self.leave(x) * self.layer.inner[0].weight.sum() if self.read else self.leave(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Unpacked(InTuple), "layer returns a tuple and not a tensor"),
+        (Unpacked(Residual, 2), "layer runs 2 times"),
+        (Unpacked(Residual, read=True), "layer has more of what is within it used outside"),
+    ],
+)
+def test_why_what_looks_like_a_block_is_none(model: nn.Module, why: str) -> None:
+    with pytest.raises(PlanError, match=f"no residual block that can be left out: {why}") as caught:
+        graphprune.trace(model.eval(), torch.randn(3, 6)).plan(depth=0.5)
+    assert ("allocation=" in (caught.value.do or "")) == ("tuple" in why)
 
 
 def test_the_layer_by_whose_cache_tokens_are_counted_stays() -> None:
