@@ -245,6 +245,8 @@ def _merged_entries(candidate: MergeCandidate, merged: Analysis, kv_heads: int) 
             return f"there would be {new.heads if new is not None else 1} key/value heads in {axes[0]}"
         for axis in axes:
             old = _told_apart(old, axis, _asking(merged, new, axis), kv_heads)
+        if not old.queries and old.rows.keys() <= set(axes):
+            return "its query heads would become fewer too"
         sources = _sources(old, new, axes, kv_heads)
         if isinstance(sources, str):
             return sources
@@ -310,9 +312,9 @@ def _told_apart(old: Attention, axis: ParameterAxis, asking: Mask, kv_heads: int
 
 
 def _headed(merged: Analysis, axis: ParameterAxis) -> Ids:
-    """The rows that belong to some head; those of keys and values of one head alone do not."""
+    """The rows that belong to some head; those of keys and values of one head alone do not, nor any that cannot go."""
     found = merged.units.occurrences
-    place = merged.units.axes.index(next(one for one in merged.units.axes if one.parameter_axis == axis))
+    place = next((n for n, one in enumerate(merged.units.axes) if one.parameter_axis == axis), -1)
     kinds = merged.solution.kind[found.unit]
     headed = np.isin(kinds, [KINDS.index("row"), KINDS.index("repeat")]) & (found.axis == place)
     return np.unique(found.index[headed])

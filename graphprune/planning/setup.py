@@ -22,7 +22,7 @@ from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits, counts_tokens
 from graphprune.planning.limits import Limit, group_limits, share_kept
-from graphprune.planning.masked_comparison import MaskedComparison, slim_check
+from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
@@ -46,6 +46,7 @@ class PlanSetup:
         skipped: modules that are left out, by path: residual blocks, and those of residual branches.
         zeroed: as in a :class:`graphprune.Plan`.
         limits: for each group, how many units may go.
+        renumbered: as for :func:`slim_check`.
     """
 
     graph: Analysis
@@ -54,6 +55,7 @@ class PlanSetup:
     skipped: tuple[str, ...]
     limits: Sequence[Limit]
     zeroed: Mapping[str, int] = field(default_factory=dict)
+    renumbered: Renumbering | None = None
 
     @staticmethod
     def of(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> PlanSetup:
@@ -89,7 +91,7 @@ class PlanSetup:
     @cached_property
     def check(self) -> Translation | MaskedComparison:
         """What slim models must do."""
-        return slim_check(self.graph, self.skipped, self.zeroed)
+        return slim_check(self.graph, self.skipped, self.zeroed, self.renumbered)
 
     @cached_property
     def protected(self) -> frozenset[int]:

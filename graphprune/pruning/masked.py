@@ -72,7 +72,7 @@ def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
     """For every class of labels, whether it lives.
 
     A model that looks at values may reach other modules in every run, and has other groups then: what is gone of it is
-    told by the entries of the parameters that lose some.
+    told by the entries of the parameters that lose some. Those that are merged stay, each with the mean in its place.
     """
     if plan is None or graph.trace.on_meta:
         return graph.alive(plan.removed if plan else {})
@@ -80,8 +80,9 @@ def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
     bounds = np.searchsorted(found.axis, np.arange(len(axes) + 1))
     gone, living = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for axis, start, stop in zip(axes, bounds[:-1], bounds[1:], strict=True):
-        kept = plan.kept.get(axis.parameter_axis.parameter, {}).get(axis.parameter_axis.dim)
-        if kept is not None:
+        name, dim = axis.parameter_axis.parameter, axis.parameter_axis.dim
+        kept = plan.kept.get(name, {}).get(dim)
+        if kept is not None and dim not in plan.merged.get(name, {}):
             lives = np.isin(found.index[start:stop], kept)
             gone.append(found.unit[start:stop][~lives])
             living.append(found.unit[start:stop][lives])
@@ -426,4 +427,5 @@ def _run_and_record(
     with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
-    return list(output_tensors(results[: len(examples)])), analysis_of(model, trace), same
+    found = analysis_of(model, trace, vocabulary=masks.channels.labeling.labels.vocabulary)
+    return list(output_tensors(results[: len(examples)])), found, same

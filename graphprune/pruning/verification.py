@@ -212,15 +212,20 @@ def _compared(check: _Check) -> Verification:
     return result if result.relative <= tolerance else replace(result, rounding=check.rounding(masked))
 
 
-def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
+def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan, slim_calls: Sequence[MethodCall]) -> float:
     """The largest relative difference of an output of a model that looks at values, on the example inputs of its trace.
+
+    Args:
+        graph, slim, plan: as for :func:`compare_slim`.
+        slim_calls: what the slim model is given in their place, where its inputs mean other things.
 
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    check = _check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0)
+    check = replace(_check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0), slim_calls=slim_calls)
     masked = check.masked_model()
-    return difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
+    outputs = surviving_entries(check.graph, plan, masked.outputs)
+    return difference(outputs, check.slim_outputs(check.slim, masked)).relative
 
 
 def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:

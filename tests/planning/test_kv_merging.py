@@ -143,6 +143,25 @@ def test_the_merged_model_equals_the_one_with_means(made: Any, heads: int, befor
     assert kept == ([4 * heads + 8 * after] if made is Fused else [4 * heads, 4 * after])
 
 
+class Looking(Repeated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(-1e4, 1e4) if bool(x.abs().max() > 1e4) else x)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_models_that_look_at_values(heads: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Looking(8, 4), Looking(8, 4)).eval()
+    graph = graphprune.trace(model, X)
+    plan = graph.plan_merged_heads(heads)
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, X)
+    assert not graph.trace.on_meta and check.passed and check.relative < 1e-10, str(check)
+    with torch.no_grad():
+        slim[0].wk.weight.mul_(1.1)
+    assert not graphprune.verify(model, slim, plan, X).passed
+
+
 def test_several_layers_and_numbers_that_forward_does_not_read() -> None:
     model = nn.Sequential(WorkedOut(), WorkedOut()).eval()
     for layer in model:
