@@ -106,13 +106,13 @@ class Analysis:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
-        return find_blocks(self.trace, self.model) if self.trace.on_meta else ()
+        """The residual blocks that can be left out whole."""
+        return find_blocks(self.trace, self.model)
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
-        """The residual branches that can be left out: attention or MLP of a layer alone. Of models as ``blocks``."""
-        return find_branches(self.trace, self.model, self.dimensions) if self.trace.on_meta else ()
+        """The residual branches that can be left out: attention or MLP of a layer alone."""
+        return find_branches(self.trace, self.model, self.dimensions)
 
     @cached_property
     def config_fields(self) -> ConfigFields | None:

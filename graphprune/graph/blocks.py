@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
+from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
 
 
@@ -35,19 +36,40 @@ class Block:
 def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
     """The blocks that can be left out, in the order of execution.
 
-    A block is called once, gives back what it was given plus something (through sums, normalizations and elementwise
-    functions), and nothing but its result is used outside. Of blocks within each other the innermost ones are taken;
-    the outer one where it goes on with sums of its own, as layers do whose attention is a block with its own sum.
+    A block is called once, gives back what it was given plus something (through sums, normalizations, elementwise
+    functions and reshapes), and nothing but its result is used outside. Of blocks within each other the innermost ones
+    are taken; the outer one where it goes on with sums of its own, as layers do whose attention is a block with its own
+    sum.
     """
-    nodes = list(trace.graph.nodes)[: trace.evaluated]
-    single = called_once(trace, model)
-    found = [
-        Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
-        for call in trace.calls
-        if call.plain and call.path in single and call.stop <= trace.evaluated
-    ]
-    found = [block for block in found if _closed(block) and any(way.sums for way in _ways(block, ()))]
+    single, trained = called_once(trace, model), in_training(trace)
+    calls = [call for call in trace.calls if call.plain and call.path in single]
+    found = [block for _, block in _residual(trace, calls) if _is_closed(block, trained)]
     return tuple(block for block in _separate(found) if block.path)
+
+
+def hindrance(trace: Trace, model: nn.Module) -> tuple[str, str] | None:
+    """The first module that gives its input plus something and is yet no block: its path, and why; None: none does."""
+    times = Counter(call.path for call in trace.calls)
+    owners = {path for path, module in model.named_modules() if path and any(True for _ in module.parameters())}
+    for call, _ in _residual(trace, [call for call in trace.calls if call.path in owners]):
+        if times[call.path] > 1:
+            return call.path, f"runs {times[call.path]} times"
+        if call.results:
+            return call.path, "returns a tuple and not a tensor"
+        if call.by_name:
+            return call.path, "is given its input as a keyword argument"
+        return call.path, "has more of what is within it used outside"
+    return None
+
+
+def _residual(trace: Trace, calls: Iterable[ModuleCall]) -> Iterator[tuple[ModuleCall, Block]]:
+    """Those of the calls that give their input plus something, as blocks."""
+    nodes = list(trace.graph.nodes)[: trace.evaluated]
+    for call in calls:
+        block = Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
+        same = block.source.meta.get("shape") == block.result.meta.get("shape") and block.result in block.nodes
+        if same and any(way.sums for way in _ways(block, ())):
+            yield call, block
 
 
 def called_once(trace: Trace, model: nn.Module) -> set[str]:
@@ -57,11 +79,19 @@ def called_once(trace: Trace, model: nn.Module) -> set[str]:
     return {path for path in owners if times[path] == 1}
 
 
-def _closed(block: Block) -> bool:
+def in_training(trace: Trace) -> frozenset[fx.Node]:
+    """The calls of training mode. Of what evaluation made they use the parameters alone."""
+    return frozenset(node for node in list(trace.graph.nodes)[trace.evaluated :] if node.op != "output")
+
+
+def is_read_within(node: fx.Node, inside: Collection[fx.Node], trained: Collection[fx.Node]) -> bool:
+    """Is a tensor used by these nodes alone? ``trained``: the calls of training mode, which do not count."""
+    return all(user in inside or user in trained for user in node.users)
+
+
+def _is_closed(block: Block, trained: frozenset[fx.Node]) -> bool:
     """Is nothing from within used outside, but the result?"""
-    if block.source.meta.get("shape") != block.result.meta.get("shape") or block.result not in block.nodes:
-        return False
-    return all(user in block.nodes for node in block.nodes if node is not block.result for user in node.users)
+    return all(is_read_within(node, block.nodes, trained) for node in block.nodes if node is not block.result)
 
 
 def _separate(found: list[Block]) -> list[Block]:
@@ -101,7 +131,11 @@ class _Way(NamedTuple):
 
 
 def _ways(block: Block, inner: Sequence[Block]) -> list[_Way]:
-    """The ways through sums, normalizations and elementwise functions of one tensor that reach the input."""
+    """The ways through sums, normalizations, reshapes and elementwise functions of one tensor that reach the input.
+
+    Reshapes keep the order of entries, so that those of a block, whose result has the shape of its input, undo one
+    another.
+    """
     bridges = {one.result: one.source for one in inner}
     stack, seen, found = [_Way(block.result)], set[_Way](), []
     while stack:
@@ -126,7 +160,7 @@ def passed_on(node: fx.Node) -> list[fx.Node]:
     if node.target is operator.getitem or is_normalization(node):
         return given[:1]
     elementwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and len(given) == 1
-    passed = has_trait(node.target, Trait.ADDS, Trait.IDENTITY, Trait.DROPS)
+    passed = has_trait(node.target, Trait.ADDS, Trait.IDENTITY, Trait.DROPS, Trait.RESHAPES)
     return given if passed or elementwise else []
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from graphprune.graph.blocks import called_once
+from graphprune.graph.blocks import called_once, in_training, is_read_within
 from graphprune.graph.dimensions import Dimensions
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
@@ -69,6 +69,7 @@ class _Finder:
         self.nodes = list(trace.graph.nodes)[: trace.evaluated]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.outputs = frozenset(trace.outputs)
+        self.trained = in_training(trace)
         single = called_once(trace, model)
         self.calls: dict[fx.Node, list[ModuleCall]] = {}
         kinds = trace.modules
@@ -182,7 +183,7 @@ class _Walk:
         """Is a module a part of the branch, because nothing within it is read elsewhere?"""
         nodes = self.finder.within(call)
         inside = {*self.inside, *nodes}
-        if any(node in self.finder.outputs or not inside.issuperset(node.users) for node in nodes):
+        if not all(self._is_read_in(node, inside) for node in nodes):
             return False
         self.inside = inside
         self.steps.append(call)
@@ -192,7 +193,10 @@ class _Walk:
         return self.finder.index.get(node, -1) > self.finder.index[self.stream]
 
     def _is_read_inside(self, node: fx.Node) -> bool:
-        return self.inside.issuperset(node.users) and node not in self.finder.outputs
+        return self._is_read_in(node, self.inside)
+
+    def _is_read_in(self, node: fx.Node, inside: set[fx.Node]) -> bool:
+        return node not in self.finder.outputs and is_read_within(node, inside, self.finder.trained)
 
     def _zeros_fit(self, start: fx.Node, last: ModuleCall) -> bool:
         """Have the zeros in the place of the last module its result's shape, if each module gives its input's?"""

@@ -198,6 +198,16 @@ class Solution:
         """Which classes can be removed. [classes]"""
         return np.repeat((self.items.reason < 0) & (self.items.parts[:, 0] < 0), self.items.size)
 
+    @cached_property
+    def repeated_rows(self) -> Mask:
+        """The repeats that rows are composed with: query heads, and no entries that repeat within a head. [classes]"""
+        items = self.items
+        whole = np.flatnonzero(items.parts[:, 0] >= 0)
+        found = np.zeros(len(items.size), bool)
+        for one, other in (items.parts[whole].T, items.parts[whole].T[::-1]):
+            found[one[(items.kind[one] == KINDS.index("repeat")) & (items.kind[other] == KINDS.index("row"))]] = True
+        return np.repeat(found, items.size)
+
     def reason_of(self, classes: Ids) -> Ids:
         """The number of the reason why each of these classes is fixed, or -1."""
         return self.items.reason[self.items.item_of(classes)]

@@ -20,6 +20,7 @@ from graphprune.graph.candidates import CELL
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.parameter_uses import consumed_axes, scale_axes
+from graphprune.planning.masked_comparison import Renumbering
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import Chooser, planned
 from graphprune.planning.setup import PlanSetup
@@ -258,16 +259,19 @@ class _Entries:
 # ---------------------------------------------------------------- the plan
 
 
-def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, dict[int, str]]:
+def plan_of_units(
+    graph: Analysis, dead: Mask, chosen_by: str, renumbered: Renumbering | None = None
+) -> tuple[Plan, dict[int, str]]:
     """A plan that removes as many of these units as can go, and why others stay.
 
     Args:
         graph: the analyzed model.
         dead: the units that are to go. [classes]
         chosen_by: who says so, for the plan's record.
+        renumbered: as in a :class:`PlanSetup`.
     """
     dead = _outermost(graph, dead)
-    setup = PlanSetup.of(graph, PruningOptions(0.0))
+    setup = replace(PlanSetup.of(graph, PruningOptions(0.0)), renumbered=renumbered)
     last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
     reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
 
@@ -340,13 +344,13 @@ def _released(graph: Analysis, going: Mask, classes: Ids) -> Ids:
     return np.unique(np.concatenate([none, *kept]))
 
 
-def whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
-    """The plan that removes all of these units.
+def whole_plan(graph: Analysis, dead: Mask, chosen_by: str, renumbered: Renumbering | None = None) -> Plan:
+    """The plan that removes all of these units; arguments as for :func:`plan_of_units`.
 
     Raises:
         PlanError: some of them cannot go, or not without others.
     """
-    plan, staying = plan_of_units(graph, dead, chosen_by)
+    plan, staying = plan_of_units(graph, dead, chosen_by, renumbered)
     if staying:
         by_group = units_by_group(graph, staying)
         named = "; ".join(f"{name} cannot lose {len(units)} units: {staying[units[0]]}" for name, units in by_group)

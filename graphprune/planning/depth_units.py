@@ -12,9 +12,10 @@ from torch import nn
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.blocks import Block
 from graphprune.graph.branches import Branch
-from graphprune.planning.translation import Translation
+from graphprune.planning.masked_comparison import slim_check
+from graphprune.pruning.later_tensors import known_shapes
 from graphprune.pruning.plan import Plan
-from graphprune.utils.modules import within
+from graphprune.utils.modules import tables, within
 
 REMOVABLE = "branches and blocks"
 """Where ``requested`` of a plan has how many units of depth there were to choose from."""
@@ -36,9 +37,10 @@ class LeftOut:
 
     def runs_in(self, graph: Analysis) -> bool:
         """Does the model run the rest as before without these?"""
-        plan = Plan({}, {}, {}, (), {}, self.skipped, zeroed=self.zeroed)
+        shapes = known_shapes(tables(graph.model), {}, graph.trace.modules)
+        plan = Plan({}, shapes, {}, (), {}, self.skipped, zeroed=self.zeroed)
         alive = graph.solution.alive(np.zeros(0, np.int64))
-        return Translation(graph, self.skipped, self.zeroed).difference(plan, alive) is None
+        return slim_check(graph, self.skipped, self.zeroed).difference(plan, alive) is None
 
 
 @dataclass(frozen=True)

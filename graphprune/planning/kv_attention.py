@@ -15,7 +15,6 @@ import numpy as np
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group
-from graphprune.graph.solve import KINDS
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids
 
@@ -70,10 +69,10 @@ def attentions_of(graph: Analysis) -> list[Attention]:
 
 
 def _attention(graph: Analysis, group: Group) -> Attention:
-    found, kinds = graph.units.occurrences, graph.solution.kind
+    found = graph.units.occurrences
     number = np.full(graph.solution.count, -1, np.int64)
     number[group.unit_ids] = np.arange(group.units)
-    repeat = kinds[found.unit] == KINDS.index("repeat")
+    repeat = graph.solution.repeated_rows[found.unit]
     rows: dict[ParameterAxis, HeadRows] = {}
     queries: dict[ParameterAxis, HeadRows] = {}
     shared = 1

@@ -15,6 +15,7 @@ import numpy as np
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analysis_of
+from graphprune.graph.parameter_uses import consumed_axes
 from graphprune.graph.solve import KINDS
 from graphprune.planning.kv_attention import Attention, HeadRows, attentions_of, entries
 from graphprune.planning.kv_candidates import MergeCandidate, by_configuration, by_numbers, is_as_built
@@ -245,6 +246,8 @@ def _merged_entries(candidate: MergeCandidate, merged: Analysis, kv_heads: int) 
             return f"there would be {new.heads if new is not None else 1} key/value heads in {axes[0]}"
         for axis in axes:
             old = _told_apart(old, axis, _asking(merged, new, axis), kv_heads)
+        if not old.queries and old.rows.keys() <= set(axes):
+            return "its query heads would become fewer too"
         sources = _sources(old, new, axes, kv_heads)
         if isinstance(sources, str):
             return sources
@@ -310,11 +313,17 @@ def _told_apart(old: Attention, axis: ParameterAxis, asking: Mask, kv_heads: int
 
 
 def _headed(merged: Analysis, axis: ParameterAxis) -> Ids:
-    """The rows that belong to some head; those of keys and values of one head alone do not."""
+    """The rows that belong to some head; those of keys and values of one head alone do not, nor any that cannot go.
+
+    Without rows of keys, query heads are repeats of nothing. Those alone are read by a layer: what repeats within a
+    head, as angles of positions do, ends in the product of queries and keys.
+    """
     found = merged.units.occurrences
-    place = merged.units.axes.index(next(one for one in merged.units.axes if one.parameter_axis == axis))
-    kinds = merged.solution.kind[found.unit]
-    headed = np.isin(kinds, [KINDS.index("row"), KINDS.index("repeat")]) & (found.axis == place)
+    place = next((n for n, one in enumerate(merged.units.axes) if one.parameter_axis == axis), -1)
+    kinds, reading = merged.solution.kind[found.unit], consumed_axes(merged.labeling)
+    read = np.array([one.parameter_axis in reading for one in merged.units.axes], bool)[found.axis]
+    repeats = np.unique(found.unit[read & (kinds == KINDS.index("repeat"))])
+    headed = ((kinds == KINDS.index("row")) | np.isin(found.unit, repeats)) & (found.axis == place)
     return np.unique(found.index[headed])
 
 

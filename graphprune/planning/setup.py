@@ -14,14 +14,15 @@ from torch import nn
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.blocks import hindrance
 from graphprune.graph.cost import CostModel
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
-from graphprune.planning.depth_units import counts_tokens
+from graphprune.planning.depth_units import DepthUnits, counts_tokens
 from graphprune.planning.limits import Limit, group_limits, share_kept
-from graphprune.planning.masked_comparison import MaskedComparison
+from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
@@ -45,6 +46,7 @@ class PlanSetup:
         skipped: modules that are left out, by path: residual blocks, and those of residual branches.
         zeroed: as in a :class:`graphprune.Plan`.
         limits: for each group, how many units may go.
+        renumbered: as for :func:`slim_check`.
     """
 
     graph: Analysis
@@ -53,6 +55,7 @@ class PlanSetup:
     skipped: tuple[str, ...]
     limits: Sequence[Limit]
     zeroed: Mapping[str, int] = field(default_factory=dict)
+    renumbered: Renumbering | None = None
 
     @staticmethod
     def of(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> PlanSetup:
@@ -87,12 +90,8 @@ class PlanSetup:
 
     @cached_property
     def check(self) -> Translation | MaskedComparison:
-        """What slim models must do: the traced program, or, of a model that looks at values, what it does masked."""
-        return (
-            Translation(self.graph, self.skipped, self.zeroed)
-            if self.graph.trace.on_meta
-            else MaskedComparison(self.graph)
-        )
+        """What slim models must do."""
+        return slim_check(self.graph, self.skipped, self.zeroed, self.renumbered)
 
     @cached_property
     def protected(self) -> frozenset[int]:
@@ -232,13 +231,21 @@ def no_block(graph: Analysis, options: PruningOptions) -> PlanError:
             needed="a model with several residual blocks",
             do="leave out depth=, and prune channels instead: ratio=0.5",
         )
+    path, why = hindrance(graph.trace, graph.model) or ("", "")
+    other = "no module whose result is its input plus something"
     return PlanError(
-        "depth: the model has no residual block that can be left out",
-        found=f"depth={options.depth:g}, and no module whose result is its input plus something, and of which nothing "
-        "else is used",
-        needed="residual blocks whose inputs and outputs have the same shape",
-        do="leave out depth=, and prune channels instead: ratio=0.5",
+        f"depth: the model has no residual block that can be left out{f': {path} {why}' if path else ''}",
+        where=path,
+        found=f"depth={options.depth:g}, and {f'{path}, which {why}' if path else other}",
+        needed="modules that run once, are given a tensor, and return that tensor plus something",
+        do="leave out depth=, and prune channels instead: ratio=0.5"
+        + (_SEARCHED if options.allocation != SEARCHED and len(DepthUnits.of(graph)) else ""),
     )
+
+
+_SEARCHED = (
+    '; or leave out attention and MLPs: graph.plan(macs=0.7, depth=0.25, calibration=batches, allocation="searched")'
+)
 
 
 def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:

@@ -16,6 +16,7 @@ from graphprune.graph.analysis import Analysis, analysis_of, analyze
 from graphprune.graph.frozen import frozen_axes
 from graphprune.planning.chosen_channels import indices, whole_plan
 from graphprune.planning.config_sizes import config_sizes
+from graphprune.planning.masked_comparison import Renumbering
 from graphprune.planning.special_ids import SpecialIds, table_modules
 from graphprune.planning.token_numbers import TokenNumbers, moved_from
 from graphprune.pruning.plan import Plan
@@ -68,11 +69,12 @@ def prune_vocabulary(
     plain = vocabulary.without_padding(whole.model)
     traced = whole.trace if plain is whole.model else trace_model(plain, calls, outputs)
     graph = analysis_of(plain, traced, calls, vocabulary.size)
-    plan = vocabulary.plan(graph, kept)
+    renumbered = _Renumbered(vocabulary, special, calls)
+    plan = vocabulary.plan(graph, kept, renumbered)
     tokens = token_map(plan)
     plan = _with_special_ids(graph, plan, special.new(tokens))
     slim = plan.apply(model)
-    slim_calls = _with_tensors(calls, vocabulary.inputs, tokens.new_ids)
+    slim_calls = renumbered.calls_with(tokens)
     TokenNumbers(traced, trace_model(slim, slim_calls, outputs), tokens).check(vocabulary.inputs, vocabulary.tables)
     if not any(tensor.is_meta for _, tensor in named_tensors(graph.model)):
         _verify(graph, slim, plan, outputs, slim_calls)
@@ -180,8 +182,17 @@ class _Vocabulary:
             module.padding_idx = None
         return copied
 
-    def plan(self, graph: Analysis, kept: Ids) -> Plan:
+    def named_in(self, plan: Plan) -> Plan:
+        """A plan that removes words, with the name of the table that says which."""
+        return replace(plan, requested={**plan.requested, VOCABULARY: self.tables[0]})
+
+    def plan(self, graph: Analysis, kept: Ids, renumbered: Renumbering) -> Plan:
         """The plan that keeps these words of an analysis that lets words go.
+
+        Args:
+            graph: the analysis.
+            kept: the words.
+            renumbered: as for :func:`whole_plan`.
 
         Raises:
             PlanError: some of the words cannot go.
@@ -197,8 +208,7 @@ class _Vocabulary:
                 needed="a vocabulary that is only looked up and scored",
                 do="change the program there, or keep the whole vocabulary",
             )
-        plan = whole_plan(graph, dead, "ids of the vocabulary")
-        return replace(plan, requested={**plan.requested, VOCABULARY: self.tables[0]})
+        return self.named_in(whole_plan(graph, dead, "ids of the vocabulary", renumbered))
 
     def _dead(self, graph: Analysis, gone: Ids) -> Mask:
         """The units that words that are gone stand for, in the tables and in the outputs. [classes]"""
@@ -210,6 +220,30 @@ class _Vocabulary:
         for array in (*rows, *logits):
             dead[graph.solution.of[array.ids.ravel()[gone]]] = True
         return dead
+
+
+@dataclass(frozen=True)
+class _Renumbered:
+    """What is other in a slim model, but for its sizes: ids of special tokens, and the examples.
+
+    Attributes:
+        vocabulary: of which words go.
+        special: the special tokens.
+        calls: the examples, in old ids.
+    """
+
+    vocabulary: _Vocabulary
+    special: SpecialIds
+    calls: Sequence[MethodCall]
+
+    def __call__(self, plan: Plan) -> tuple[Plan, Sequence[MethodCall]]:
+        """See :data:`Renumbering`."""
+        tokens = token_map(self.vocabulary.named_in(plan))
+        return replace(plan, sizes={**plan.sizes, **self.special.new(tokens)}), self.calls_with(tokens)
+
+    def calls_with(self, tokens: TokenMap) -> tuple[MethodCall, ...]:
+        """The examples in new ids."""
+        return _with_tensors(self.calls, self.vocabulary.inputs, tokens.new_ids)
 
 
 def _lookups(trace: Trace) -> Iterator[tuple[str, frozenset[int]]]:

@@ -72,7 +72,7 @@ def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
     """For every class of labels, whether it lives.
 
     A model that looks at values may reach other modules in every run, and has other groups then: what is gone of it is
-    told by the entries of the parameters that lose some.
+    told by the entries of the parameters that lose some. Those that are merged stay, each with the mean in its place.
     """
     if plan is None or graph.trace.on_meta:
         return graph.alive(plan.removed if plan else {})
@@ -80,8 +80,9 @@ def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
     bounds = np.searchsorted(found.axis, np.arange(len(axes) + 1))
     gone, living = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for axis, start, stop in zip(axes, bounds[:-1], bounds[1:], strict=True):
-        kept = plan.kept.get(axis.parameter_axis.parameter, {}).get(axis.parameter_axis.dim)
-        if kept is not None:
+        name, dim = axis.parameter_axis.parameter, axis.parameter_axis.dim
+        kept = plan.kept.get(name, {}).get(dim)
+        if kept is not None and dim not in plan.merged.get(name, {}):
             lives = np.isin(found.index[start:stop], kept)
             gone.append(found.unit[start:stop][~lives])
             living.append(found.unit[start:stop][lives])
@@ -98,6 +99,8 @@ class Masks:
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
         self.factors = slim_factors(graph, plan) if plan else {}
+        self.zeroed = frozenset(plan.zeroed if plan else ())
+        self.skipped = frozenset(plan.skipped if plan else ()) - self.zeroed
         self.draws: list[Draw] = []
         self._whole: dict[fx.Node, Tensor] = {}  # masks that take whole rows
 
@@ -269,10 +272,8 @@ def _on_cpu(value: Any) -> Any:
 def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedRun:
     """Run the graph of the original with dead channels masked; a skipped block returns its input, a branch zeros."""
     masks = Masks(graph, plan)
-    zeroed = plan.zeroed if plan else {}
-    skipped = set(plan.skipped).difference(zeroed) if plan else set()
-    shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
-    zeros = {call.result for call in graph.trace.calls if call.path in zeroed}
+    shortcuts = {block.result: block.source for block in graph.blocks if block.path in masks.skipped}
+    zeros = {call.result for call in graph.trace.calls if call.path in masks.zeroed}
     with in_float64(reads_default_type(graph.trace.graph)):
         outputs = MaskedInterpreter(masks, shortcuts, zeros).run(*map(widened_tensor, inputs))
     return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
@@ -303,6 +304,7 @@ class MaskedRecorder(Recorder):
 
     Each node is compared with the known node of the same number, whose labels say what is dead in it. Once they
     differ, the run has ``diverged``: from there on nothing is masked, and the recording is the trace of another branch.
+    A skipped block runs too, and gives what it was given; the modules of a branch that is left out give zeros.
     """
 
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool, masks: Masks) -> None:
@@ -311,6 +313,22 @@ class MaskedRecorder(Recorder):
         trace = masks.channels.trace
         self.known = list(trace.graph.nodes)[: trace.evaluated]
         self.diverged = False
+        self._given: dict[str, Tensor] = {}  # to skipped blocks
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """As of any recorder; what a skipped block is given is kept, since it may work in place."""
+        super().enter(module, args)
+        path = self.model_copy.paths.get(id(module))
+        if path in self.masks.skipped:
+            self._given[path] = args[0].clone()
+
+    def leave(self, module: nn.Module, args: Any, *given: Any) -> Any:
+        """As of any recorder; returns what the program gets in the place of a result, None where it gets that."""
+        super().leave(module, args, *given)
+        path, (_, output) = self.model_copy.paths.get(id(module)), given
+        if path in self.masks.zeroed:
+            return (torch.zeros_like(output[0]), *output[1:]) if type(output) is tuple else torch.zeros_like(output)
+        return self._given.pop(path, None) if path is not None else None
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))
@@ -414,4 +432,5 @@ def _run_and_record(
     with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
-    return list(output_tensors(results[: len(examples)])), analysis_of(model, trace), same
+    found = analysis_of(model, trace, vocabulary=masks.channels.labeling.labels.vocabulary)
+    return list(output_tensors(results[: len(examples)])), found, same

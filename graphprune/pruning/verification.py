@@ -200,11 +200,11 @@ def compare_slim(
 
 def _compared(check: _Check) -> Verification:
     """The comparison by the traced program, or by the model itself where that says more."""
-    graph, plan, tolerance = check.graph, check.plan, check.tolerance
+    graph, tolerance = check.graph, check.tolerance
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     masked = check.masked_graph() if has_program else check.masked_model()
     result = check.compared(masked)
-    if has_program and not plan.skipped and not result.relative <= tolerance:
+    if has_program and not result.relative <= tolerance:
         # A graph holds numbers that the program worked out in its own precision (a table that it keeps between calls)
         # or chose by it (an epsilon for float32): the model itself, run in float64, does what the slim one does.
         check = replace(check, as_default=True)
@@ -216,15 +216,20 @@ def _compared(check: _Check) -> Verification:
     return replace(result, rounding=check.rounding(masked))
 
 
-def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
+def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan, slim_calls: Sequence[MethodCall]) -> float:
     """The largest relative difference of an output of a model that looks at values, on the example inputs of its trace.
+
+    Args:
+        graph, slim, plan: as for :func:`compare_slim`.
+        slim_calls: what the slim model is given in their place, where its inputs mean other things.
 
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    check = _check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0)
+    check = replace(_check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0), slim_calls=slim_calls)
     masked = check.masked_model()
-    found = difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
+    outputs = surviving_entries(check.graph, plan, masked.outputs)
+    found = difference(outputs, check.slim_outputs(check.slim, masked)).relative
     check.require_runs()
     return found
 

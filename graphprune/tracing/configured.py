@@ -106,7 +106,8 @@ def changed_config(config: Any, values: Mapping[str, int]) -> Any:
 def keep_layers(config: Any, field: str, count: int, kept: Sequence[int]) -> None:
     """Let a configuration speak of some of its layers only, in place.
 
-    What the same configuration lists for every layer is kept of those that stay.
+    What the same configuration lists for every layer is kept of those that stay. Where the number is an entry of a list
+    (``depths`` of several stages), nothing is: other lists have an entry for each stage.
 
     Args:
         config: is changed.
@@ -116,7 +117,7 @@ def keep_layers(config: Any, field: str, count: int, kept: Sequence[int]) -> Non
     """
     place = SizePlace.of(config, field)
     place.change(len(kept))
-    owner = vars(place.holders[-1])
+    owner = getattr(place.holders[-1], "__dict__", {})
     for name, value in owner.items():
         if type(value) in (list, tuple) and len(value) == count:
             owner[name] = type(value)(value[i] for i in kept)

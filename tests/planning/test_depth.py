@@ -137,6 +137,35 @@ def test_layers_that_end_in_a_norm_go(asked: dict[str, float], tmp_path: Any) ->
     assert torch.equal(loaded.eval()(IDS)[0], slim(IDS)[0])
 
 
+class Flattened(Residual):
+    """OPT's layers: the rows of all samples in one dimension, which is split again after the sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        x = x.reshape(-1, x.size(-1))
+        return (x + self.inner(x)).view(shape)
+
+
+class Dropped(Residual):
+    """Training mode does something else, so that it is traced too; both read the parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.inner(x.flip(0) if self.training else x)
+        return found
+
+
+@pytest.mark.parametrize("kind", [Flattened, Dropped])
+def test_what_a_block_may_do_besides(kind: type[Residual]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 6), kind(), kind(), nn.Linear(6, 2)).eval(), torch.randn(2, 5, 6)
+    graph = graphprune.trace(model, x)
+    assert [block.path for block in graph.blocks] == ["1", "2"] and len(graph.branches) == 2
+    assert (kind is Dropped) == bool(graph.trace.trained)
+    plan = graph.plan(0.3, depth=0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, x)
+    assert check.passed and check.relative < 1e-10, str(check)
+
+
 def test_the_block_that_changes_least_goes() -> None:
     torch.manual_seed(0)
     model = Blocks().eval()
@@ -176,6 +205,43 @@ def test_what_cannot_be_asked() -> None:
         graph.plan(0.5, depth=0.5)
     with pytest.raises(InputError, match="depth: must be a fraction"):
         graph.plan(0.5, depth=1.0)
+
+
+class InTuple(Residual):
+    """The layers of Bloom, Falcon, GPT-Neo and Swin: the stream, and weights of attention that nobody asked for."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), None
+
+
+class Unpacked(nn.Module):
+    """Layers that return tuples, or one that runs twice, or one that is read from outside."""
+
+    def __init__(self, kind: type[Residual], times: int = 1, read: bool = False) -> None:
+        super().__init__()
+        self.enter, self.layer, self.leave = nn.Linear(6, 6), kind(), nn.Linear(6, 2)
+        self.times, self.read = times, read
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.enter(x)
+        for _ in range(self.times):
+            out = self.layer(x)
+            x = out[0] if isinstance(out, tuple) else out
+        return self.leave(x) * self.layer.inner[0].weight.sum() if self.read else self.leave(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Unpacked(InTuple), "layer returns a tuple and not a tensor"),
+        (Unpacked(Residual, 2), "layer runs 2 times"),
+        (Unpacked(Residual, read=True), "layer has more of what is within it used outside"),
+    ],
+)
+def test_why_what_looks_like_a_block_is_none(model: nn.Module, why: str) -> None:
+    with pytest.raises(PlanError, match=f"no residual block that can be left out: {why}") as caught:
+        graphprune.trace(model.eval(), torch.randn(3, 6)).plan(depth=0.5)
+    assert ("allocation=" in (caught.value.do or "")) == ("tuple" in why)
 
 
 def test_the_layer_by_whose_cache_tokens_are_counted_stays() -> None:
@@ -223,3 +289,67 @@ def test_a_model_of_which_no_channel_can_go_loses_blocks(asked: dict[str, float]
     assert graphprune.verify(model, plan.apply(model), plan, x).passed
     with pytest.raises(PlanError, match="has nothing that can be pruned"):
         graph.plan(0.5)
+
+
+class Looking(nn.Module):
+    """Adds in place, and looks at values between its sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), nn.Linear(16, 16)
+        self.mlp = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.attention(self.norm(x))
+        if bool(x.abs().max() > 1e4):
+            x = x.clamp(-1e4, 1e4)
+        found: Tensor = x + self.mlp(x)
+        return found
+
+
+def looking() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), Looking(), Looking(), Looking(), nn.Linear(16, 3)).eval()
+
+
+@pytest.mark.parametrize("asked", [{"depth": 0.4}, {"depth": 0.4, "ratio": 0.5}, {"depth": 0.4, "macs": 0.5}])
+def test_blocks_of_a_model_that_looks_at_values_go(asked: dict[str, float]) -> None:
+    model, x = looking(), torch.randn(4, 6)
+    graph = graphprune.trace(model, x)
+    assert not graph.trace.on_meta and [block.path for block in graph.blocks] == ["1", "2", "3"]
+    plan = graph.plan(**asked)  # type: ignore[arg-type]
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, x)
+    assert len(plan.skipped) == 1 and check.passed and check.relative < 1e-10, str(check)
+    (gone,) = plan.skipped
+    with torch.no_grad():
+        (slim[0] if gone == "1" else slim[-1]).weight.add_(1e-3)
+    assert not graphprune.verify(model, slim, plan, x).passed
+
+
+def test_what_such_a_block_leaves_elsewhere_holds_it() -> None:
+    """A number that a block writes down for another one is no tensor of the trace, so the run decides."""
+
+    class Heard(Residual):
+        def __init__(self, levels: dict[str, float], name: str) -> None:
+            super().__init__()
+            self.levels, self.name = levels, name
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.levels[self.name] = float(x.abs().max())
+            found: Tensor = super().forward(x)
+            return found
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels: dict[str, float] = {"first": 1.0, "second": 1.0}
+            self.first, self.second = Heard(self.levels, "first"), Heard(self.levels, "second")
+            self.leave = nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(self.second(self.first(x))) * sum(self.levels.values())
+            return found
+
+    with pytest.raises(PlanError, match=r"depth: the program would be another one without (first|second)"):
+        graphprune.trace(Scaled().eval(), torch.randn(3, 6)).plan(depth=0.5)

@@ -143,6 +143,25 @@ def test_the_merged_model_equals_the_one_with_means(made: Any, heads: int, befor
     assert kept == ([4 * heads + 8 * after] if made is Fused else [4 * heads, 4 * after])
 
 
+class Looking(Repeated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(-1e4, 1e4) if bool(x.abs().max() > 1e4) else x)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_models_that_look_at_values(heads: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Looking(8, 4), Looking(8, 4)).eval()
+    graph = graphprune.trace(model, X)
+    plan = graph.plan_merged_heads(heads)
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, X)
+    assert not graph.trace.on_meta and check.passed and check.relative < 1e-10, str(check)
+    with torch.no_grad():
+        slim[0].wk.weight.mul_(1.1)
+    assert not graphprune.verify(model, slim, plan, X).passed
+
+
 def test_several_layers_and_numbers_that_forward_does_not_read() -> None:
     model = nn.Sequential(WorkedOut(), WorkedOut()).eval()
     for layer in model:
@@ -186,10 +205,14 @@ def language_model(kind: str, kv_heads: int, **others: Any) -> Any:
         ("Olmo2", 4, 2),
         ("Phi3", 4, 2),
         ("Phi3", 2, 1),
+        ("Cohere", 4, 2),
+        ("Cohere", 2, 1),
+        ("Glm", 2, 1),
     ],
 )
 def test_configurations_follow(tmp_path: Path, kind: str, before: int, after: int) -> None:
-    model = language_model(kind, before, **({"head_dim": 16} if kind == "Qwen3" else {}))
+    """Cohere and GLM turn neighboring channels, for which angles are repeated within each head."""
+    model = language_model(kind, before, **({"head_dim": 16} if kind in ("Qwen3", "Glm") else {}))
     graph = graphprune.trace(model, IDS)
     plan = graph.plan_merged_heads(after)
     slim: Any = plan.apply(model)
@@ -312,6 +335,14 @@ def test_one_number_of_heads_is_a_reason(made: Any, inputs: Any, kind: str) -> N
     with pytest.raises(PlanError, match=f"kv_heads: {kind} cannot have 2 key/value heads") as raised:
         graph.plan_merged_heads(2)
     assert "repeat_interleave" in raised.value.do and "4 heads of keys and values in" in raised.value.found
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_field_that_counts_query_heads_too(heads: int) -> None:
+    sizes = {"d_model": 48, "d_kv": 12, "d_ff": 80, "num_layers": 1, "num_heads": 4, "vocab_size": 99}
+    graph = graphprune.trace(transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval(), IDS)
+    with pytest.raises(PlanError, match=r"T5Attention cannot have . key/value heads .*: its query heads would become"):
+        graph.plan_merged_heads(heads)
 
 
 def test_nothing_tells_queries_from_keys() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel
+from transformers import MixtralConfig, MixtralForCausalLM, T5Config, T5EncoderModel
 
 import graphprune
 from graphprune.planning.depth_units import DepthUnits
@@ -43,6 +43,19 @@ def test_branches_left_out_with_width_are_exact(name: str) -> None:
         assert graph.cost(plan).params == sum(p.numel() for p in slim.parameters())
         assert not any(name.startswith(f"{path}.") for name in slim.state_dict() for path in plan.skipped)
     next(tensors_of(slim.train()(inputs))).square().mean().backward()
+
+
+def test_branches_of_a_model_that_looks_at_values() -> None:
+    """Each is found not to be needed by a real run; what is left equals the original in which the branch is zero."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 3, "pad_token_id": 0}
+    model = randomize(MixtralForCausalLM(MixtralConfig(vocab_size=99, **sizes, **experts))).eval()
+    graph = graphprune.trace(model, IDS)
+    assert not graph.trace.on_meta and len(DepthUnits.of(graph)) == 3 and len(graph.branches) == 4
+    for path in ("model.layers.0.mlp", "model.layers.1.self_attn"):
+        plan = plan_without(graph, path, macs=0.7)
+        check = graphprune.verify(model, plan.apply(model), plan, IDS)
+        assert check.passed and check.relative < 1e-10, str(check)
 
 
 @pytest.mark.parametrize("name", ["post-norm bert", "pre-norm gpt"])

@@ -102,6 +102,20 @@ class Viewed(Tagger):
         return self.head(self.words(x)).view(-1, 50)
 
 
+class Looking(Tagger):
+    """Looks at values, so that its slim models are run in the place of being compared on shapes."""
+
+    def __init__(self, padding: int | None = None, tied: bool = False, classes: int = WORDS) -> None:
+        super().__init__(padding, tied, classes)
+        self.end_token_id = 49
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.words(x)
+        if bool(y.abs().max() > 1e4):
+            y = y.clamp(-1e4, 1e4)
+        return self.head(y * (x != self.end_token_id)[..., None]) + self.shift
+
+
 def logits(output: object) -> Tensor:
     found = getattr(output, "logits", output)
     assert isinstance(found, Tensor)
@@ -129,6 +143,17 @@ def test_rows_and_logits_go(padding: int | None, tied: bool) -> None:
     assert slim.words.weight.shape == slim.head.weight.shape == (9, 16) and slim.words.num_embeddings == 9
     assert slim.shift.shape == (9,) and slim.kinds.weight.shape == (2, 16)
     assert slim.words.padding_idx == (None if padding is None else KEPT.index(padding))
+
+
+@pytest.mark.parametrize("padding", [None, 49])
+@pytest.mark.parametrize("tied", [False, True])
+def test_models_that_look_at_values(padding: int | None, tied: bool) -> None:
+    model = Looking(padding, tied).eval()
+    assert not graphprune.trace(model, SEQUENCES).trace.on_meta
+    model.end_token_id = 49
+    slim, _ = compare(model, KEPT)
+    assert isinstance(slim, Looking) and slim.end_token_id == 8 and slim.words.weight.shape == (9, 16)
+    compare(Looking(classes=3).eval(), KEPT, classes=True)
 
 
 def test_outputs_that_are_no_words_stay() -> None:

@@ -88,6 +88,18 @@ def test_fewer_layers_are_numbered_anew(tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded, "gemma3"), _logits(slim, "gemma3"))
 
 
+def test_the_layers_of_a_stage_are_counted_in_a_list(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[2, 2], num_stages=2, num_labels=5)
+    model, x = transformers.ConvNextForImageClassification(config).eval(), torch.randn(1, 3, 32, 32)
+    slim: Any = graphprune.trace(model, x).plan(depth=0.25).apply(model)
+    graphprune.save_pretrained(slim, tmp_path / "slim", processing=None)
+    loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "slim")
+    assert sorted(loaded.config.depths) == [1, 2] and loaded.config.hidden_sizes == [8, 16]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(x).logits, slim(x).logits)
+
+
 def test_a_part_of_a_layer_cannot_be_left_out(tmp_path: Path) -> None:
     slim = _slim("t5", depth=0.3, layers="equal")
     with pytest.raises(ExportError, match=r"was left out .* builds no such model from a configuration"):
