@@ -21,8 +21,9 @@ class Roles:
     """Tells the role of a set of units of one kind.
 
     Rows are ``groups`` where a convolution or norm counts them, ``kv_groups`` where query heads are nested in them,
-    else ``heads``; cells are ``head_width``. Channels are ``width`` where activations are added that different layers
-    made (a residual sum ties them), else ``mlp``: inner channels, which belong to one block.
+    else ``heads``. Channels are ``width`` where activations are added that different layers made (a residual sum ties
+    them), else ``mlp``: inner channels, which belong to one block. Cells are ``head_width``, or ``width`` where a
+    convolution or norm reads channels of a residual sum in groups.
     """
 
     def __init__(self, labeling: Labeling, solution: Solution) -> None:
@@ -57,11 +58,23 @@ class Roles:
             return "kv_groups" if self._nested[units].any() else "heads"
         if kind in ("channel", "filled"):
             return "width" if self._summed[units].any() else "mlp"
-        return {"expert": "experts", "cell": "head_width", "repeat": "heads"}[kind]
+        if kind == "cell":
+            stream = self._summed[units].any() and self._counted[rows_around(self._solution, units)].any()
+            return "width" if stream else "head_width"
+        return {"expert": "experts", "repeat": "heads"}[kind]
 
     def scoring(self, kind: str, units: Ids) -> bool:
         """Are these channels of queries and keys: cells that products of two activations sum over, and no weight?"""
         return kind == "cell" and bool(self._scoring[units].all())
+
+
+def rows_around(solution: Solution, cells: Ids) -> Ids:
+    """The rows within which these cells are: the heads of their channels, or the groups."""
+    items = solution.items
+    parts = items.parts[items.parts[:, 0] >= 0]
+    mine, row = np.isin(parts, np.unique(items.item_of(cells))), items.kind[parts] == KINDS.index("row")
+    rows = np.concatenate([parts[mine[:, one] & row[:, other], other] for one, other in ((0, 1), (1, 0))])
+    return items.classes(np.unique(items.units(np.unique(rows))[0]))
 
 
 def _units_of(labeling: Labeling, solution: Solution, values: Sequence[LabeledTensor]) -> Mask:

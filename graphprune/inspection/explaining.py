@@ -191,7 +191,7 @@ class Explainer:
         elif not held:
             kind = self.graph.units.kind_of(group.unit_ids)
             stuck = held_width(self.graph).get(int(group.unit_ids[0])) if kind == "cell" else None
-            yield f"Plans leave them: {shorten_paths(stuck) if stuck else reason_of_kind(kind, narrower=())}."
+            yield f"Plans leave them: {shorten_paths(stuck) if stuck else reason_of_kind(kind, (), group.role)}."
 
     def _steps(self, group: Group) -> Iterator[str]:
         number = int(self.graph.units.group_of[group.unit_ids[0]])

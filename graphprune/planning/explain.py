@@ -107,10 +107,12 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
         return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")
     whole = not narrower or "head_width" in narrower
     held = held_width(setup.graph) if kind == "cell" and whole else {}
+    if setup.graph.units.is_grouped_stream(group) and not setup.reached[number]:
+        return _unasked(setup, number)
     if known := held.get(int(group.unit_ids[0])):
         return known
     if kind in ("cell", "repeat"):
-        return reason_of_kind(kind, narrower)
+        return reason_of_kind(kind, narrower, group.role)
     if not setup.reached[number]:
         return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
     tie = _tie(constraints, group)

@@ -1,12 +1,14 @@
 """Roles: which channels a residual sum ties, and which belong to one block."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphprune
+from tests.networks import randomize
 
 WIDTH, INNER = 32, 48
 
@@ -110,3 +112,52 @@ class Computed(nn.Module):
 def test_sums_of_what_different_layers_made_tie_the_width(model: nn.Module, given: Tensor) -> None:
     graph = graphprune.trace(model.eval(), given)
     assert next(group for group in graph.groups if group.units == WIDTH).role == "width"
+
+
+class Positions(nn.Module):
+    """A residual stream that a convolution reads in groups, as positions in wav2vec 2.0, or a norm does."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 5)
+        self.grouped = nn.GroupNorm(4, WIDTH) if norm else nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=4)
+        self.block = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        found: Tensor = self.leave(self.block(x + self.grouped(x.transpose(1, 2)).transpose(1, 2)))
+        return found
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["convolution", "norm"])
+@pytest.mark.parametrize(
+    ("asked", "groups", "within"),
+    [
+        ({"width": 0.5}, 4, 4),
+        ({"ratio": 0.5}, 2, 8),
+        ({"ratio": 0.5, "width": 0.25}, 4, 6),
+        ({"ratio": 0.5, "width": 0.0}, 4, 8),
+        ({"mlp": 0.5}, 4, 8),
+        ({"params": 0.6, "width": 0.25}, 4, 6),
+    ],
+    ids=str,
+)
+def test_channels_of_a_stream_that_is_read_in_groups_go_by_width(
+    norm: bool, asked: dict[str, Any], groups: int, within: int
+) -> None:
+    model, x = randomize(Positions(norm)), torch.randn(2, 7, 8)
+    plan = graphprune.trace(model, x).plan(**asked)
+    assert [choice.kept for choice in plan.choices if choice.role == "groups"] == [groups]
+    slim = plan.apply(model)
+    assert slim.enter.out_features == groups * within
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_channels_within_groups_of_a_stream_tell_why_they_stay() -> None:
+    graph = graphprune.trace(Positions(norm=False).eval(), torch.randn(2, 7, 8))
+    why = {choice.group: choice.why for choice in graph.plan(0.5, width=0.25).choices}
+    assert why["enter"] == "ratio 0.25 (width=)"
+    assert why["enter:groups"] == "ratio 0 (width= is of the channels within them)"
+    assert graph.plan(mlp=0.5).choices[1].why == "nothing is asked of it"
+    assert graph.plan(0.5).choices[1].why == "whole groups of them go instead unless width is given"
+    assert "Plans leave them: whole groups of them go instead unless width is given." in str(graph.explain("enter"))
