@@ -110,7 +110,7 @@ def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen
     kind = graph.solution.kind
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
-    free[_only_ones(graph)] = False
+    free[only_ones(graph)] = False
     if narrower:
         free &= (kind != ROW) & (kind != REPEAT)
         for group in graph.units.groups if "head_width" not in narrower else ():
@@ -139,7 +139,7 @@ def _cells_of_streams(graph: Analysis, reached: Mask) -> Mask:
     return found
 
 
-def _only_ones(graph: Analysis) -> list[int]:
+def only_ones(graph: Analysis) -> list[int]:
     """Rows and repeats that are alone in their group: one must stay."""
     kind, groups = graph.solution.kind, graph.units.groups
     return [g.unit_ids[0] for g in groups if g.units == 1 and kind[g.unit_ids[0]] in (ROW, REPEAT)]

@@ -11,6 +11,7 @@ from graphprune.errors import PlanError
 from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
+from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.living import all_living
 from graphprune.planning.limits import Limit
 from graphprune.planning.objectives import UNIT_KIND, Budget
@@ -101,7 +102,7 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
     """Why nothing was taken from a group that could lose something."""
     group, narrower = setup.groups[number], setup.options.narrower
     if group.units == 1:
-        return "one must stay"
+        return why_one_stays(setup.graph, int(group.unit_ids[0]))
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
         return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")

@@ -159,6 +159,48 @@ def test_a_ratio_of_nothing_is_told() -> None:
     assert [choice.why for choice in plan.choices] == ["ratio 0 ('enter')", "ratio 0.5"]
 
 
+class Slopes(nn.Module):
+    """ALiBi as Bloom has it: slopes of the heads, made of numbers, are repeated for every sample of the batch."""
+
+    def __init__(self, made: bool) -> None:
+        super().__init__()
+        self.heads, self.enter, self.mix, self.leave = 4, nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(16, 3)
+        self.made = made
+        if not made:
+            self.register_buffer("slopes", 0.5 ** torch.arange(1.0, 5.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        q, v = self.mix(self.enter(x)).view(batch, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        slopes = 0.5 ** torch.arange(1, self.heads + 1) if self.made else self.slopes
+        alibi = (slopes[:, None, None] * torch.arange(count)).repeat(batch, 1, 1)
+        y = (alibi.baddbmm(q, q.mT).softmax(-1) @ v).unflatten(0, (batch, self.heads))
+        found: Tensor = self.leave(y.transpose(1, 2).flatten(2))
+        return found
+
+
+def test_heads_that_go_together_since_they_meet_a_constant() -> None:
+    graph = graphprune.trace(Slopes(made=True).eval(), torch.randn(2, 5, 6))
+    with pytest.warns(graphprune.errors.NothingRemovedWarning, match="mix:heads keeps its only unit: one must stay:"):
+        plan = graph.plan(heads=0.5)
+    (why,) = (choice.why for choice in plan.choices if choice.role == "heads")
+    met = r"all 4 go together, since they meet a constant that the program makes \(arange, .*test_reasons\.py:\d+\); "
+    assert re.match(
+        f"one must stay: {met}made once and registered as a buffer, it would follow, at .*alibi.baddbmm", why
+    )
+    assert re.search(f"The heads around the channels of mix:head_width stay: {met}", str(graph.why_frozen("mix")))
+    assert re.search(f"Plans leave them: one must stay: {met}", str(graph.explain("mix:heads")))
+
+
+def test_heads_follow_where_what_they_meet_is_a_buffer() -> None:
+    model, x = Slopes(made=False).eval(), torch.randn(2, 5, 6)
+    plan = graphprune.trace(model, x).plan(heads=0.5)
+    assert [(choice.kept, choice.why) for choice in plan.choices if choice.role == "heads"] == [
+        (2, "ratio 0.5 (heads=)")
+    ]
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
 class Routed(nn.Module):
     """Rows go to the expert that has their number; the example leaves some without any."""
 
