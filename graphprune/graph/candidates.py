@@ -11,6 +11,7 @@ import numpy as np
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.couplings import describe_line
+from graphprune.graph.roles import CHANNELS
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
 
@@ -21,16 +22,19 @@ _NOTHING: Mapping[int, str] = MappingProxyType({})
 _HELD: WeakKeyDictionary[Analysis, Mapping[int, str]] = WeakKeyDictionary()
 
 
-def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
+def reason_of_kind(kind: str, narrower: Collection[str], role: str = "") -> str:
     """Why nothing is asked of units of a kind that others contain, or that contain others.
 
     Args:
         kind: one of :data:`graphprune.graph.solve.KINDS`.
+        role: of the group of these units.
         narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for.
     """
     tied = "tied to sizes that cannot change"
     cell = "heads and groups keep their width unless head_width is given"
-    if narrower:
+    if role in CHANNELS:
+        cell = f"whole groups of them go instead unless {role} is given"
+    elif narrower:
         cell = tied if "head_width" in narrower else "only queries and keys become narrower"
     return {
         "cell": cell,
@@ -106,22 +110,36 @@ def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen
     kind = graph.solution.kind
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
-    free[_only_ones(graph)] = False
+    free[only_ones(graph)] = False
     if narrower:
         free &= (kind != ROW) & (kind != REPEAT)
         for group in graph.units.groups if "head_width" not in narrower else ():
             free[group.unit_ids] &= group.scoring or group.role != "head_width"
         return free
-    free[_within(graph, CELL, free & (kind != CELL))] = False
     rows = free & (kind == ROW)
     wanted = rows.copy()
     wanted[rows] = reached[graph.units.group_of[rows]]
+    outer, streams = free & (kind != CELL), _cells_of_streams(graph, reached)
+    within = _within(graph, CELL, outer)
+    if streams.any():
+        within = within[~streams[within]]
+        free[_within(graph, CELL, outer & (wanted | ~rows))] = False
+    free[within] = False
     free[_within(graph, REPEAT, wanted)] = False
     free[rows & ~wanted] = False
     return free
 
 
-def _only_ones(graph: Analysis) -> list[int]:
+def _cells_of_streams(graph: Analysis, reached: Mask) -> Mask:
+    """The channels within groups of a residual stream that the plan means to take some of. [classes]"""
+    found = np.zeros(graph.solution.count, bool)
+    for number, group in enumerate(graph.units.groups):
+        if reached[number] and graph.units.is_grouped_stream(group):
+            found[group.unit_ids] = True
+    return found
+
+
+def only_ones(graph: Analysis) -> list[int]:
     """Rows and repeats that are alone in their group: one must stay."""
     kind, groups = graph.solution.kind, graph.units.groups
     return [g.unit_ids[0] for g in groups if g.units == 1 and kind[g.unit_ids[0]] in (ROW, REPEAT)]

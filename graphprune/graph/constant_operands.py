@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor
-from graphprune.utils.arrays import Dims
+from graphprune.utils.arrays import Dims, Ids
 from graphprune.utils.operators import short_name
 
 _REGISTERED = "in an nn.ModuleList or nn.ParameterList instead of a plain list or dictionary, it would follow"
@@ -25,12 +26,24 @@ def constant_operand(labeling: Labeling, node: fx.Node) -> str:
     operands = _without_channels(labeling, node)
     if not operands or not all(map(_all_constant, operands)):
         return ""
-    operand = operands[0]
+    return _in_words(operands[0], _sizes_met(labeling, node, operands[0]))
+
+
+def constant_in_one(labeling: Labeling, node: fx.Node, labels: Ids) -> str:
+    """What the constant operand of a call is that has these labels, in words; empty where there is none."""
+    for operand in filter(_all_constant, node.all_input_nodes):
+        for array in labeling.tensor(operand).arrays:
+            if np.isin(labels, array.ids).all():
+                return _in_words(operand, [operand.meta["shape"][d] for d in sorted(array.dims)])
+    return ""
+
+
+def _in_words(operand: fx.Node, met: Sequence[int]) -> str:
+    """A constant whose sizes ``met`` channels."""
     sources = list(_sources(operand))
     made = [source for source in sources if source.op == "call_function"]
     if not made:
         return _kept(operand, sources[0])
-    met = _sizes_met(labeling, node, operand)
     return _made(operand, max(made, key=lambda source: _likeness(source.meta["shape"], met)))
 
 

@@ -13,6 +13,7 @@ from graphprune.graph.candidates import REPEAT, ROW, candidates
 from graphprune.graph.constant_operands import constant_before, constant_operand
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
+from graphprune.graph.heads_in_one import heads_in_one
 from graphprune.rules.labels import MEETS_NO_CHANNELS, Axis
 from graphprune.rules.scattering import BY_NUMBER
 from graphprune.utils.arrays import Ids, Mask
@@ -117,7 +118,18 @@ def heads_that_stay(graph: Analysis) -> dict[int, str]:
         for number, item in zip(items.reason[head[held]].tolist(), inner[held], strict=True):
             units = items.classes(items.units(np.array([item]))[0])
             found = dict.fromkeys(units.tolist(), number) | found
-    return {unit: _reason(graph, number) for unit, number in found.items()}
+    return {unit: _reason(graph, number) for unit, number in found.items()} | _around_one(graph)
+
+
+def _around_one(graph: Analysis) -> dict[int, str]:
+    """Why heads stay that are one unit, by the units of the channels within them."""
+    items = graph.solution.items
+    found: dict[int, str] = {}
+    for unit, why in heads_in_one(graph).items():
+        one = items.parts == items.item_of(np.array([unit]))
+        inner = np.unique(items.parts[one[:, ::-1]])
+        found |= dict.fromkeys(items.classes(np.unique(items.units(inner)[0])).tolist(), why)
+    return found
 
 
 def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:

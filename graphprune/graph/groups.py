@@ -46,9 +46,10 @@ class Group(Printed):
 
     Attributes:
         name: the module (or parameter axis) that makes these channels; with ``:heads`` and the like for other roles.
-        role: ``width`` (channels that a residual sum ties), ``mlp`` (inner channels), ``heads``, ``kv_groups`` (heads
-            of keys and values that several query heads share), ``head_width`` (a channel within each head), ``groups``
-            (of a convolution or normalization), ``experts``.
+        role: ``width`` (channels that a residual sum ties; where they are read in groups, those within each),
+            ``mlp`` (inner channels), ``heads``, ``kv_groups`` (heads of keys and values that several query heads
+            share), ``head_width`` (a channel within each head), ``groups`` (of a convolution or normalization),
+            ``experts``.
         axes: the parameter axes, ``"layer1.0.conv1.weight[0]"``.
         unit_ids: the class of each unit in the solution, in the order of the first axis.
         scoring: of the role ``head_width``, channels of queries and keys: they go by ``qk_width=`` too.
@@ -184,6 +185,10 @@ class Units:
     def kind_of(self, units: Ids) -> str:
         """The kind that all units of a group have, of :data:`graphprune.graph.solve.KINDS`."""
         return KINDS[self.solution.kind[units[0]]]
+
+    def is_grouped_stream(self, group: Group) -> bool:
+        """Are these channels of a residual stream within the groups that a convolution or norm reads?"""
+        return group.role in CHANNELS and self.kind_of(group.unit_ids) == "cell"
 
     @cached_property
     def group_of(self) -> ClassTable:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from graphprune.graph.channel_makers import ChannelMakers
 from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import LabeledTensor
@@ -20,8 +21,9 @@ class Roles:
     """Tells the role of a set of units of one kind.
 
     Rows are ``groups`` where a convolution or norm counts them, ``kv_groups`` where query heads are nested in them,
-    else ``heads``; cells are ``head_width``. Channels are ``width`` where two activations are added (a residual
-    sum ties them), else ``mlp``: inner channels, which belong to one block.
+    else ``heads``. Channels are ``width`` where activations are added that different layers made (a residual sum ties
+    them), else ``mlp``: inner channels, which belong to one block. Cells are ``head_width``, or ``width`` where a
+    convolution or norm reads channels of a residual sum in groups.
     """
 
     def __init__(self, labeling: Labeling, solution: Solution) -> None:
@@ -56,11 +58,23 @@ class Roles:
             return "kv_groups" if self._nested[units].any() else "heads"
         if kind in ("channel", "filled"):
             return "width" if self._summed[units].any() else "mlp"
-        return {"expert": "experts", "cell": "head_width", "repeat": "heads"}[kind]
+        if kind == "cell":
+            stream = self._summed[units].any() and self._counted[rows_around(self._solution, units)].any()
+            return "width" if stream else "head_width"
+        return {"expert": "experts", "repeat": "heads"}[kind]
 
     def scoring(self, kind: str, units: Ids) -> bool:
         """Are these channels of queries and keys: cells that products of two activations sum over, and no weight?"""
         return kind == "cell" and bool(self._scoring[units].all())
+
+
+def rows_around(solution: Solution, cells: Ids) -> Ids:
+    """The rows within which these cells are: the heads of their channels, or the groups."""
+    items = solution.items
+    parts = items.parts[items.parts[:, 0] >= 0]
+    mine, row = np.isin(parts, np.unique(items.item_of(cells))), items.kind[parts] == KINDS.index("row")
+    rows = np.concatenate([parts[mine[:, one] & row[:, other], other] for one, other in ((0, 1), (1, 0))])
+    return items.classes(np.unique(items.units(np.unique(rows))[0]))
 
 
 def _units_of(labeling: Labeling, solution: Solution, values: Sequence[LabeledTensor]) -> Mask:
@@ -84,14 +98,18 @@ def _without_repeats(ids: Ids) -> Ids:
 
 
 def _summed(labeling: Labeling) -> list[LabeledTensor]:
-    """The results of sums and differences of two activations (a bias is a parameter): both tie their channels."""
-    found = []
+    """The results of sums and differences of activations that different layers made: these tie their channels.
+
+    ``h + h**3``, as in an activation function that is written out, is one layer's.
+    """
+    sums = []
     for node in labeling.nodes:
         if node.op == "call_function" and has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
-            both = [labeling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
-            if len(both) == 2 and all(isinstance(v, LabeledTensor) and v.arrays and not v.movable for v in both):
-                found.append(labeling.values[node])
-    return found
+            both = [a for a in node.args[:2] if isinstance(a, torch.fx.Node) and labeling.tensor(a).arrays]
+            if len(both) == 2:
+                sums.append((node, *both))
+    makers = ChannelMakers(labeling) if sums else None
+    return [labeling.values[node] for node, one, other in sums if makers and makers.differ(one, other)]
 
 
 def _multiplied(labeling: Labeling) -> tuple[list[LabeledTensor], list[LabeledTensor]]:

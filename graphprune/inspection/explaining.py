@@ -17,6 +17,7 @@ from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
 from graphprune.graph.couplings import operation_name
 from graphprune.graph.frozen import frozen_axes, heads_that_stay
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.parameter_uses import consumed_axes
 from graphprune.inspection.links import links_in_words
 from graphprune.inspection.remedies import remedy
@@ -189,9 +190,15 @@ class Explainer:
         if free[group.unit_ids].any():
             yield from self._steps(group)
         elif not held:
-            kind = self.graph.units.kind_of(group.unit_ids)
-            stuck = held_width(self.graph).get(int(group.unit_ids[0])) if kind == "cell" else None
-            yield f"Plans leave them: {shorten_paths(stuck) if stuck else reason_of_kind(kind, narrower=())}."
+            yield f"Plans leave them: {shorten_paths(self._left(group)).rstrip('.')}."
+
+    def _left(self, group: Group) -> str:
+        """Why plans take nothing from a group that no size in the program holds."""
+        kind, first = self.graph.units.kind_of(group.unit_ids), int(group.unit_ids[0])
+        if group.units == 1:
+            return why_one_stays(self.graph, first)
+        stuck = held_width(self.graph).get(first) if kind == "cell" else None
+        return stuck or reason_of_kind(kind, (), group.role)
 
     def _steps(self, group: Group) -> Iterator[str]:
         number = int(self.graph.units.group_of[group.unit_ids[0]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, lcm
@@ -13,7 +13,7 @@ from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.coupled_steps import CoupledStep, SubGroup, make_coupled_steps
 from graphprune.graph.roles import CHANNELS
 from graphprune.planning.allocations import Allocation, AllocationInputs, Priority, find_allocation, uniform
-from graphprune.planning.explain import decided_by, out_of_reach
+from graphprune.planning.explain import decided_by, out_of_reach, why_held
 from graphprune.planning.latency import ALIGNMENT
 from graphprune.planning.limits import Limit, share_kept
 from graphprune.planning.objectives import BudgetCosts, PredictedLatency, UnitBudget, budget_costs
@@ -49,6 +49,7 @@ class Allocator:
     why: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._smaller: set[int] = set()
         self._members = [_chosen(g.unit_ids, self.free[g.unit_ids]) for g in self.setup.groups]
 
     @cached_property
@@ -65,13 +66,13 @@ class Allocator:
         removed = [np.zeros(0, np.int64)]
         searched = []
         for coupled in self.coupled_steps():
-            ratios, together = self._ratios(coupled), len({part.group for part in coupled.parts})
-            for part in coupled.parts:
-                self.why[part.group] = decided_by(self.setup, part.group, ratios, together)
-            if all(ratio is None for ratio in ratios):
+            asked = self._asked(coupled)
+            for group in asked:
+                self.why[group] = decided_by(self.setup, group, asked)
+            if all(ratio is None for ratio in asked.values()):
                 searched.append(coupled)
             else:
-                removed.extend(self._by_ratio(coupled, ratios))
+                removed.extend(self._by_ratio(coupled, asked))
         fixed = np.concatenate(removed)
         if not searched and not self.setup.options.budget_specs:
             return fixed
@@ -81,10 +82,10 @@ class Allocator:
         """What can go, and what goes with it."""
         return make_coupled_steps(self._members, self.constraints.equations, len(self.free))
 
-    def _ratios(self, coupled: CoupledStep) -> list[float | None]:
-        """What is asked of each part; where something is asked of some in particular, the others follow."""
-        own = [self.setup.limits[part.group].ratio for part in coupled.parts]
-        return own if any(r is not None for r in own) else [self.setup.ratio(part.group) for part in coupled.parts]
+    def _asked(self, coupled: CoupledStep) -> dict[int, float | None]:
+        """What is asked of each group; where something is asked of some in particular, the others follow."""
+        own = {part.group: self.setup.limits[part.group].ratio for part in coupled.parts}
+        return own if any(r is not None for r in own.values()) else {group: self.setup.ratio(group) for group in own}
 
     def _stops(self, coupled: CoupledStep) -> Ids:
         """After how many repetitions a coupled step may end. Not at all (0) always is allowed."""
@@ -126,13 +127,33 @@ class Allocator:
 
     # ------------------------------------------------------------ by ratios
 
-    def _by_ratio(self, coupled: CoupledStep, ratios: Sequence[float | None]) -> list[Ids]:
-        """The units that go so that every part comes nearest to its share."""
-        steps = self.repetitions(coupled, ratios)
+    def _by_ratio(self, coupled: CoupledStep, asked: Mapping[int, float | None]) -> list[Ids]:
+        """The units that go so that every part comes nearest to its share, by the least ratio that is asked of one.
+
+        So no group loses more than was asked of it, and a ratio of 0 holds all that goes in step.
+        """
+        least = min(ratio for ratio in asked.values() if ratio is not None)
+        steps = self.repetitions(coupled, [None if asked[part.group] is None else least for part in coupled.parts])
         if not steps:
+            self._tell_held(coupled, asked.keys() - self._smaller if least else ())
             return []
+        self._smaller |= asked.keys()
         scores = zip(coupled.parts, self._scores(coupled), coupled.each, strict=True)
         return [_lowest(part, values, each * steps) for part, values, each in scores]
+
+    def _tell_held(self, coupled: CoupledStep, groups: Collection[int]) -> None:
+        """Say why nothing goes of these groups of a step, beside their ratio."""
+        parts = zip(coupled.parts, coupled.each, strict=True)
+        holding = next((part.group for part, each in parts if self._holds(part, each, coupled.steps)), None)
+        for group in groups:
+            held = why_held(self.setup, group, holding)
+            self.why[group] += f"; {held}" if held else ""
+
+    def _holds(self, part: SubGroup, each: int, steps: int) -> bool:
+        """Do the limits of a part's group allow no repetition of a step at all? That one unit stays is no limit."""
+        limit = self.setup.limits[part.group]
+        kept = len(part.unit_ids) - each * self._numbers[1 : steps + 1]
+        return (limit.least > 1 or limit.multiple > 1) and not self._allowed(part, kept).any()
 
     def repetitions(self, coupled: CoupledStep, ratios: Sequence[float | None]) -> int:
         """How often a coupled step is taken so that every part comes nearest to its share.

@@ -51,8 +51,12 @@ def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Pl
 
 
 def _shown(choices: list[Choice]) -> list[str]:
-    lines = [f"{c.group} keeps all of its {c.units} units: {c.why}" for c in choices[:SHOWN]]
+    lines = [f"{c.group} keeps {_all_units(c.units)}: {c.why}" for c in choices[:SHOWN]]
     return [*lines, f"and {len(choices) - SHOWN} more groups"] if len(choices) > SHOWN else lines
+
+
+def _all_units(count: int) -> str:
+    return f"all of its {count} units" if count > 1 else "its only unit"
 
 
 def _warn(message: str, category: type[Warning] = NothingRemovedWarning) -> None:

@@ -11,30 +11,65 @@ from graphprune.errors import PlanError
 from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
+from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.living import all_living
+from graphprune.planning.limits import Limit
 from graphprune.planning.objectives import UNIT_KIND, Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
 from graphprune.utils.arrays import Mask
 
 
-def decided_by(setup: PlanSetup, group: int, ratios: Sequence[float | None], together: int) -> str:
+def decided_by(setup: PlanSetup, number: int, asked: Mapping[int, float | None]) -> str:
     """What decides how many units of a group stay.
 
     Args:
         setup: the model and what is asked.
-        group: its number.
-        ratios: what is asked of the groups that lose units in step with it, itself included.
-        together: how many groups go in step.
+        number: of the group.
+        asked: the ratios of the groups that lose units in step with it, itself included; None: nothing is asked of one.
+            The least decides.
     """
-    options, limit = setup.options, setup.limits[group]
-    ratio = next((f"ratio {r:g}" for r in ratios if r is not None), None)
-    under = ", ".join(options.budget_specs) or "ratio"
-    by = f" ({limit.why})" if limit.why else ""
-    tied = f", in step with {together - 1} other group{'s' * (together > 2)}" if together > 1 else ""
+    options, limit = setup.options, setup.limits[number]
     if limit.frozen:
-        return f"frozen{by}"
-    return (ratio or f"{options.allocation_name or 'global'} under {under}") + by + tied
+        return f"frozen{_by(limit)}"
+    others = len(asked) - 1
+    tied = f", in step with {others} other group{'s' * (others > 1)}" if others else ""
+    ratios = {group: ratio for group, ratio in asked.items() if ratio is not None}
+    if not ratios:
+        under = ", ".join(options.budget_specs) or "ratio"
+        return f"{options.allocation_name or 'global'} under {under}{_by(limit)}{tied}"
+    least, own = min(ratios, key=ratios.__getitem__), ratios.get(number)
+    lower = f"{ratios[least]:g}"
+    if own is None or own == ratios[least]:
+        return f"ratio {lower}{_by(setup.limits[least] if own is None else limit)}{tied}"
+    by = f"{setup.groups[least].name}{_by(setup.limits[least])}"
+    return f"ratio {own:g}{_by(limit)}, lowered to {lower} by {by}{tied}"
+
+
+def _by(limit: Limit) -> str:
+    """What asked for a limit, in brackets."""
+    return f" ({limit.why})" if limit.why else ""
+
+
+def why_held(setup: PlanSetup, number: int, holding: int | None) -> str:
+    """Why nothing goes of a group although its ratio is not 0; empty where its own limits say so already.
+
+    Args:
+        setup: the model and what is asked.
+        number: of the group.
+        holding: the group whose limits let nothing go of what goes in step; None: each would let something go.
+    """
+    limit = setup.limits[number if holding is None else holding]
+    if holding == number:
+        told = limit.multiple > 1 or limit.least == setup.groups[number].units
+        return "" if told else f"the least that can go at once leaves less than the {limit.least} that must stay"
+    if holding is None:
+        return "" if limit.multiple > 1 else "the least that can go at once is more than that"
+    name = setup.groups[holding].name
+    if limit.frozen:
+        return f"{name} is frozen{_by(limit)}"
+    multiple = f", and a multiple of {limit.multiple} or everything" if limit.multiple > 1 else ""
+    return f"{name} keeps at least {limit.least} of its {setup.groups[holding].units} units{multiple}{_by(limit)}"
 
 
 def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, str], alive: Mask) -> list[str]:
@@ -58,8 +93,6 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
             found.append(f"{why[number]}; at its floor")
         elif kept == group.units and limit.multiple > 1:
             found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
-        elif kept == group.units and setup.ratio(number):
-            found.append(f"{why[number]}; the least that can go at once is more than that")
         else:
             found.append(why[number])
     return found
@@ -69,16 +102,18 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
     """Why nothing was taken from a group that could lose something."""
     group, narrower = setup.groups[number], setup.options.narrower
     if group.units == 1:
-        return "one must stay"
+        return why_one_stays(setup.graph, int(group.unit_ids[0]))
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
         return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")
     whole = not narrower or "head_width" in narrower
     held = held_width(setup.graph) if kind == "cell" and whole else {}
+    if setup.graph.units.is_grouped_stream(group) and not setup.reached[number]:
+        return _unasked(setup, number)
     if known := held.get(int(group.unit_ids[0])):
         return known
     if kind in ("cell", "repeat"):
-        return reason_of_kind(kind, narrower)
+        return reason_of_kind(kind, narrower, group.role)
     if not setup.reached[number]:
         return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
     tie = _tie(constraints, group)
@@ -88,9 +123,11 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
 def _unasked(setup: PlanSetup, number: int) -> str:
     """Why a group is not to lose anything."""
     limit, ratio = setup.limits[number], setup.ratio(number)
-    by = f" ({limit.why})" if limit.why else ""
+    by = _by(limit)
     if limit.frozen:
         return f"frozen{by}"
+    if limit.ratio == 0:
+        return f"ratio 0{by}"
     if setup.groups[number].units <= limit.least:
         return f"at its floor{by}"
     return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"

@@ -18,6 +18,7 @@ from graphprune.graph.blocks import hindrance
 from graphprune.graph.cost import CostModel
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.roles import rows_around
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits, counts_tokens
@@ -259,7 +260,19 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
                 limits[group] = replace(limits[group], multiple=lcm(limits[group].multiple, number))
     for (group, _), number in _needed(graph).items():
         limits[group] = replace(limits[group], least=max(limits[group].least, number))
+    _keep_groups_of_streams(graph, limits)
     if options.serve is not None:
         groups = graph.units.groups
         limits = serving_limits(limits, groups, options.serve, options.multiple, options.tensor_parallel)
     return tuple(limits)
+
+
+def _keep_groups_of_streams(graph: Analysis, limits: list[Limit]) -> None:
+    """Where something is asked of the channels of a residual stream, the groups that these are read in stay."""
+    for group, limit in zip(graph.units.groups, tuple(limits), strict=True):
+        if limit.ratio is None or not graph.units.is_grouped_stream(group):
+            continue
+        around = graph.units.group_of[rows_around(graph.solution, group.unit_ids)]
+        for number in np.unique(around[around >= 0]).tolist():
+            if limits[number].ratio is None:
+                limits[number] = replace(limits[number], ratio=0.0, why=f"{limit.why} is of the channels within them")

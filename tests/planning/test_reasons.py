@@ -94,6 +94,113 @@ def test_heads_and_the_width_that_is_tied_to_them(asked: dict[str, Any], why: di
     assert why.items() <= found.items()
 
 
+class Stacked(nn.Module):
+    """Attention after attention, all as wide as the stream, in code that says so."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.heads, self.enter, self.leave = 4, nn.Linear(6, 16), nn.Linear(16, 3)
+        self.mix = nn.ModuleList(nn.Linear(16, 32) for _ in range(layers))
+        self.out = nn.ModuleList(nn.Linear(16, 16) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        batch, count, width = x.shape
+        for mix, out in zip(self.mix, self.out, strict=True):
+            q, v = mix(x).view(batch, count, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            x = x + out(((q @ q.mT).softmax(-1) @ v).transpose(1, 2).reshape(batch, count, width))
+        found: Tensor = self.leave(x)
+        return found
+
+
+Given = graphprune.Override
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("asked", "kept", "width", "heads"),
+    [
+        ({"heads": 0.5, "width": 0.0}, 4, "ratio 0 (width=)", "ratio 0.5 (heads=), lowered to 0 by enter (width=)"),
+        ({"heads": 0.25, "width": 0.5}, 3, "ratio 0.5 (width=), lowered to 0.25 by ", "ratio 0.25 (heads=)"),
+        ({"heads": 0.5, "width": 0.25}, 3, "ratio 0.25 (width=)", "ratio 0.5 (heads=), lowered to 0.25 by enter"),
+        ({"heads": 0.5}, 2, "ratio 0.5 (heads=)", "ratio 0.5 (heads=)"),
+        ({"ratio": 0.5, "overrides": {"enter": Given(ratio=0.0)}}, 4, "ratio 0 ('enter')", "ratio 0 ('enter')"),
+    ],
+    ids=["none", "fewer heads", "narrower", "follows", "override"],
+)
+def test_of_ratios_of_groups_in_step_the_least_decides_however_many_there_are(
+    layers: int, asked: dict[str, Any], kept: int, width: str, heads: str
+) -> None:
+    plan = graphprune.trace(Stacked(layers).eval(), torch.randn(2, 5, 6)).plan(**asked)
+    found = [(choice.kept, choice.units) for choice in plan.choices if choice.role in ("width", "heads")]
+    assert found == [(4 * kept, 16)] + layers * [(kept, 4)]
+    assert all(choice.why.startswith({"width": width, "heads": heads}.get(choice.role, "")) for choice in plan.choices)
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        (Given(frozen=True), "enter is frozen ('enter')"),
+        (Given(max_ratio=0.1), "enter keeps at least 15 of its 16 units ('enter')"),
+    ],
+    ids=["frozen", "floor"],
+)
+def test_heads_that_stay_since_the_width_may_not_lose_what_goes_with_one(override: Given, why: str) -> None:
+    graph = graphprune.trace(Stacked(2).eval(), torch.randn(2, 5, 6))
+    with pytest.warns(graphprune.errors.NothingRemovedWarning, match="heads=0.5: nothing is removed"):
+        plan = graph.plan(heads=0.5, overrides={"enter": override})
+    told = {choice.why for choice in plan.choices if choice.role == "heads"}
+    assert told == {f"ratio 0.5 (heads=), in step with 2 other groups; {why}"}
+
+
+def test_a_ratio_of_nothing_is_told() -> None:
+    plan = graphprune.trace(Applied(torch.relu).eval(), X).plan(0.5, overrides={"enter": Given(ratio=0.0)})
+    assert [choice.why for choice in plan.choices] == ["ratio 0 ('enter')", "ratio 0.5"]
+
+
+class Slopes(nn.Module):
+    """ALiBi as Bloom has it: slopes of the heads, made of numbers, are repeated for every sample of the batch."""
+
+    def __init__(self, made: bool) -> None:
+        super().__init__()
+        self.heads, self.enter, self.mix, self.leave = 4, nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(16, 3)
+        self.made = made
+        if not made:
+            self.register_buffer("slopes", 0.5 ** torch.arange(1.0, 5.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        q, v = self.mix(self.enter(x)).view(batch, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        slopes = 0.5 ** torch.arange(1, self.heads + 1) if self.made else self.slopes
+        alibi = (slopes[:, None, None] * torch.arange(count)).repeat(batch, 1, 1)
+        y = (alibi.baddbmm(q, q.mT).softmax(-1) @ v).unflatten(0, (batch, self.heads))
+        found: Tensor = self.leave(y.transpose(1, 2).flatten(2))
+        return found
+
+
+def test_heads_that_go_together_since_they_meet_a_constant() -> None:
+    graph = graphprune.trace(Slopes(made=True).eval(), torch.randn(2, 5, 6))
+    with pytest.warns(graphprune.errors.NothingRemovedWarning, match="mix:heads keeps its only unit: one must stay:"):
+        plan = graph.plan(heads=0.5)
+    (why,) = (choice.why for choice in plan.choices if choice.role == "heads")
+    met = r"all 4 go together, since they meet a constant that the program makes \(arange, .*test_reasons\.py:\d+\); "
+    assert re.match(
+        f"one must stay: {met}made once and registered as a buffer, it would follow, at .*alibi.baddbmm", why
+    )
+    assert re.search(f"The heads around the channels of mix:head_width stay: {met}", str(graph.why_frozen("mix")))
+    assert re.search(f"Plans leave them: one must stay: {met}", str(graph.explain("mix:heads")))
+
+
+def test_heads_follow_where_what_they_meet_is_a_buffer() -> None:
+    model, x = Slopes(made=False).eval(), torch.randn(2, 5, 6)
+    plan = graphprune.trace(model, x).plan(heads=0.5)
+    assert [(choice.kept, choice.why) for choice in plan.choices if choice.role == "heads"] == [
+        (2, "ratio 0.5 (heads=)")
+    ]
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
 class Routed(nn.Module):
     """Rows go to the expert that has their number; the example leaves some without any."""
 

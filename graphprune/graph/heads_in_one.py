@@ -1,0 +1,58 @@
+"""Heads that are one unit, because they meet a tensor whose entries all go together: none of them can go alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.candidates import only_ones
+from graphprune.graph.constant_operands import constant_in_one
+from graphprune.graph.couplings import describe_line
+from graphprune.utils.arrays import Ids
+
+_KNOWN: WeakKeyDictionary[Analysis, Mapping[int, str]] = WeakKeyDictionary()
+
+
+def why_one_stays(graph: Analysis, unit: int) -> str:
+    """Why a unit that is alone in its group stays."""
+    known = heads_in_one(graph).get(unit)
+    return f"one must stay: {known}" if known else "one must stay"
+
+
+def heads_in_one(graph: Analysis) -> Mapping[int, str]:
+    """Why several heads are one unit, by this unit."""
+    if graph not in _KNOWN:
+        alone = only_ones(graph)
+        _KNOWN[graph] = _joined(graph, set(alone)) if alone else {}
+    return _KNOWN[graph]
+
+
+def _joined(graph: Analysis, alone: set[int]) -> dict[int, str]:
+    """What first made one of several heads, by the unit that they are."""
+    found: dict[int, str] = {}
+    for *pair, number in graph.labeling.labels.facts.unions:
+        sides = [_labels_by_unit(graph, ids, alone - found.keys()) for ids in pair]
+        for unit in sides[0].keys() & sides[1].keys():
+            few, many = sorted((side[unit] for side in sides), key=len)
+            if len(few) < len(many):
+                found[unit] = _reason(graph, number, few, len(many))
+    return found
+
+
+def _labels_by_unit(graph: Analysis, ids: Ids, units: set[int]) -> dict[int, Ids]:
+    """The different labels among these that are of each unit."""
+    if not units:
+        return {}
+    labels = np.unique(ids)
+    classes = graph.solution.of[labels]
+    return {unit: labels[classes == unit] for unit in units if (classes == unit).any()}
+
+
+def _reason(graph: Analysis, number: int, labels: Ids, count: int) -> str:
+    node = graph.labeling.nodes[number]
+    line = node.meta.get("line")
+    met = constant_in_one(graph.labeling, node, labels) or "what goes as a whole"
+    return f"all {count} go together, since they meet {met}" + (f", at {describe_line(line)}" if line else "")

@@ -1,0 +1,163 @@
+"""Roles: which channels a residual sum ties, and which belong to one block."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from tests.networks import randomize
+
+WIDTH, INNER = 32, 48
+
+
+class Block(nn.Module):
+    """A residual block whose inner channels go through a GELU that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+
+    def inner(self, x: Tensor) -> Tensor:
+        h: Tensor = self.up(x)
+        return 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = x + self.down(self.inner(x))
+        return found
+
+
+class Gated(Block):
+    """A gate beside a scaled copy of what it gates, as at the end of Mamba's scan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.scale = nn.Linear(WIDTH, INNER), nn.Parameter(torch.ones(INNER))
+
+    def inner(self, x: Tensor) -> Tensor:
+        h: Tensor = self.up(x)
+        return (h + 1) * self.gate(x) + h * self.scale
+
+
+@pytest.mark.parametrize("kind", [Block, Gated])
+def test_channels_that_are_added_to_functions_of_themselves_are_inner_ones(kind: type[Block]) -> None:
+    model = nn.Sequential(nn.Linear(8, WIDTH), kind(), nn.Linear(WIDTH, 4)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 3, 8))
+    assert {(group.role, group.units) for group in graph.groups} == {("width", WIDTH), ("mlp", INNER)}
+    plan = graph.plan(mlp=0.5)
+    assert {(c.role, c.kept) for c in plan.choices} == {("width", WIDTH), ("mlp", INNER // 2)}
+    assert graphprune.verify(model, plan.apply(model), plan, torch.randn(2, 3, 8)).passed
+
+
+class Experts(nn.Module):
+    """Experts whose weights and biases are taken by the numbers of those that each token chose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 4)
+        self.up, self.up_bias = nn.Parameter(torch.randn(4, WIDTH, INNER)), nn.Parameter(torch.randn(4, INNER))
+        self.down = nn.Parameter(torch.randn(4, INNER, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = self.router(x).softmax(-1).topk(2)
+        h = torch.einsum("ni,nkij->nkj", x, self.up[chosen]) + self.up_bias[chosen]
+        found: Tensor = x + (torch.einsum("nkj,nkji->nki", h.relu(), self.down[chosen]) * weights[..., None]).sum(1)
+        return found
+
+
+def test_biases_of_chosen_experts_are_no_residual_sum() -> None:
+    model = nn.Sequential(nn.Linear(8, WIDTH), Experts(), nn.Linear(WIDTH, 4)).eval()
+    graph = graphprune.trace(model, torch.randn(5, 8))
+    roles = {(group.role, group.units) for group in graph.groups}
+    assert roles == {("width", WIDTH), ("mlp", INNER), ("experts", 4)}
+
+
+class Tables(nn.Module):
+    """A sum of two embeddings, which are tables of their own, before anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(50, WIDTH), nn.Embedding(9, WIDTH)
+        self.head = nn.Linear(WIDTH, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.words(ids) + self.places(torch.arange(ids.shape[1])))
+        return found
+
+
+class Computed(nn.Module):
+    """Weights that are worked out from parameters: a norm of their own, and two small factors added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, WIDTH)
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
+        self.a, self.b = nn.Parameter(torch.randn(WIDTH, 3)), nn.Parameter(torch.randn(3, WIDTH))
+        self.head = nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + torch.tanh(nn.functional.linear(x, self.inner.weight + self.a @ self.b))
+        found: Tensor = self.head(x)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [(Tables(), torch.randint(50, (2, 9))), (Computed(), torch.randn(2, 8))],
+    ids=["rows", "computed"],
+)
+def test_sums_of_what_different_layers_made_tie_the_width(model: nn.Module, given: Tensor) -> None:
+    graph = graphprune.trace(model.eval(), given)
+    assert next(group for group in graph.groups if group.units == WIDTH).role == "width"
+
+
+class Positions(nn.Module):
+    """A residual stream that a convolution reads in groups, as positions in wav2vec 2.0, or a norm does."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 5)
+        self.grouped = nn.GroupNorm(4, WIDTH) if norm else nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=4)
+        self.block = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        found: Tensor = self.leave(self.block(x + self.grouped(x.transpose(1, 2)).transpose(1, 2)))
+        return found
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["convolution", "norm"])
+@pytest.mark.parametrize(
+    ("asked", "groups", "within"),
+    [
+        ({"width": 0.5}, 4, 4),
+        ({"ratio": 0.5}, 2, 8),
+        ({"ratio": 0.5, "width": 0.25}, 4, 6),
+        ({"ratio": 0.5, "width": 0.0}, 4, 8),
+        ({"mlp": 0.5}, 4, 8),
+        ({"params": 0.6, "width": 0.25}, 4, 6),
+    ],
+    ids=str,
+)
+def test_channels_of_a_stream_that_is_read_in_groups_go_by_width(
+    norm: bool, asked: dict[str, Any], groups: int, within: int
+) -> None:
+    model, x = randomize(Positions(norm)), torch.randn(2, 7, 8)
+    plan = graphprune.trace(model, x).plan(**asked)
+    assert [choice.kept for choice in plan.choices if choice.role == "groups"] == [groups]
+    slim = plan.apply(model)
+    assert slim.enter.out_features == groups * within
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_channels_within_groups_of_a_stream_tell_why_they_stay() -> None:
+    graph = graphprune.trace(Positions(norm=False).eval(), torch.randn(2, 7, 8))
+    why = {choice.group: choice.why for choice in graph.plan(0.5, width=0.25).choices}
+    assert why["enter"] == "ratio 0.25 (width=)"
+    assert why["enter:groups"] == "ratio 0 (width= is of the channels within them)"
+    assert graph.plan(mlp=0.5).choices[1].why == "nothing is asked of it"
+    assert graph.plan(0.5).choices[1].why == "whole groups of them go instead unless width is given"
+    assert "Plans leave them: whole groups of them go instead unless width is given." in str(graph.explain("enter"))
