@@ -28,6 +28,8 @@ _TYPED = re.compile(r"<(stdin|string|input|console|[bi]?python-input|doctest|pys
 
 _PARTS = ("where", "found", "needed", "do")
 _LONGEST_LINE = 100
+_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What other libraries write into messages for terminals."""
 
 
 class Owner(Enum):
@@ -93,6 +95,7 @@ class GraphpruneError(Exception):
     """
 
     def __init__(self, what: str = "", *, where: str = "", found: str = "", needed: str = "", do: str = "") -> None:
+        what, found = (_COLORS.sub("", text) for text in (what, found))
         super().__init__(what)
         self.what, _, more = what.partition("\n")  # what other libraries raise may have many lines
         self.place, self.needed, self.do = where, needed, do

@@ -132,3 +132,9 @@ def test_weights_on_meta() -> None:
 def test_one_base_class() -> None:
     with pytest.raises(GraphpruneError):
         graphprune.prune_model(net(), 7, torch.randn(1, 4))
+
+
+def test_messages_of_others_lose_their_colors() -> None:
+    error = TraceError("model: \x1b[1mdo not\x1b[0m\n\x1b[31mmore\x1b[0m", found="\x1b[1;32mthis\x1b[0m")
+    assert (error.what, error.found) == ("model: do not", "this\nmore")
+    assert "\x1b" not in str(error)

@@ -27,6 +27,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
+from graphprune.utils.equality import same_values
 from graphprune.utils.evaluation import evaluating
 from graphprune.utils.files import check_path, make_folder, temporary_folder, writing
 from graphprune.utils.global_state import leaves_torch_alone
@@ -249,7 +250,7 @@ def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> No
                 results.append([t.detach() for t in output_tensors(call.run(model))])
             except Exception as error:
                 raise call_failure(model, call, error) from error
-    if not all(map(torch.equal, *results)) or len(results[0]) != len(results[1]):
+    if not all(map(same_values, *results)) or len(results[0]) != len(results[1]):
         raise ExportError(
             "example_inputs: the rebuilt network gives other outputs than the slim one",
             where="the outputs for example_inputs",

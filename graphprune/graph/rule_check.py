@@ -122,12 +122,12 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabeledTensor:
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
-    """The results of a call; in the place of one that it does not compute stands a zero."""
+    """The results of a call; a number stands as a tensor, and a zero in the place of one that it does not compute."""
     with changing_globals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says of some operations that they may change
         result = op(*args, **kwargs)
-    zero = torch.zeros((), device="cpu")
-    return (result,) if isinstance(result, Tensor) else tuple([zero if one is None else one for one in result])
+    several = result if isinstance(result, tuple | list) else (result,)
+    return tuple([one if isinstance(one, Tensor) else torch.tensor(float(one or 0), device="cpu") for one in several])
 
 
 def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], seed: int) -> SampleLabels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -29,6 +29,25 @@ ConsumerScores = Callable[[ConsumerStatistics], tuple[Ids, Scores]]
 T = TypeVar("T")
 
 
+class _Replaced(Mapping[str, Tensor]):
+    """Parameters, with others in the place of some."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+        self._tensors, self._others = tensors, others
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._others[name] if name in self._others else self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 NEEDS_DATA = (
     "pass calibration=, an iterable of batches (tensors, tuples or dicts of arguments, or pairs (inputs, target) with "
     "loss_fn=)"
@@ -42,7 +61,7 @@ class Context:
 
     Attributes:
         model: the model.
-        tensors: its parameters by name.
+        tensors: its parameters by name. Gradients are theirs.
         units: its units.
         seed: for criteria that draw random numbers.
         statistics: statistics of the calibration batches; None without calibration. See :attr:`data`.
@@ -50,6 +69,7 @@ class Context:
         normalize: within each group ``none``, ``mean``, ``sum``, ``max`` or ``gaussian``
             (:data:`~graphprune.importance.combining.NORMALIZATIONS`). None: ``none`` for criteria whose scores are
             comparable between groups, ``mean`` for all others.
+        in_effect: what the model makes of some parameters before it uses them (masked, normalized), by their names.
 
     Raises:
         InputError: ``reduce`` or ``normalize`` is unknown.
@@ -62,6 +82,7 @@ class Context:
     statistics: Statistics | None = None
     reduce: str = "sum"
     normalize: str | None = None
+    in_effect: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,9 +115,14 @@ class Context:
 
     # ------------------------------------------------------------ parameters
 
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The parameters by name, as the model uses them."""
+        return _Replaced(self.tensors, self.in_effect)
+
     @cached_property
     def _parameters(self) -> ParameterEntries:
-        return ParameterEntries(self.tensors, self.units)
+        return ParameterEntries(self.weights, self.units)
 
     def coupled_norms(self, group: Group, order: float) -> Scores:
         """For each unit the sum of |w|**order within each coupled axis, reduced over the axes. [units]"""
@@ -111,8 +137,8 @@ class Context:
         Args:
             group: the group to score.
             entry_scores: ``(name, parameter) -> scores`` of the parameter's shape, or None where it does not count.
-                The parameter is detached; a gradient is that of :attr:`tensors` by the name. Pass the same
-                function object for every group: all groups then share one pass over the parameters.
+                The parameter is detached, and the one :attr:`in_effect`; a gradient is that of :attr:`tensors` by the
+                name. Pass the same function object for every group: all groups then share one pass over the parameters.
 
         Returns:
             [units]

@@ -63,11 +63,12 @@ class _Opening:
     blocks: int
 
     @staticmethod
-    def of(consumer: ConsumerStatistics, tensors: Mapping[str, Tensor]) -> _Opening | None:
+    def of(consumer: ConsumerStatistics, context: Context) -> _Opening | None:
         """None: the consumer's weight is no whole parameter, but a part of one, or computed from several."""
         names = {axis.parameter for axis in consumer.axes}
-        weight = tensors.get(consumer.axes[0].parameter) if len(names) == 1 else None
-        if weight is None or not weight.is_floating_point():
+        name = consumer.axes[0].parameter
+        weight = context.weights.get(name) if len(names) == 1 else None
+        if weight is None or not weight.is_floating_point() or not _is_masked(context.tensors[name], weight):
             return None
         # a batch of matrices has units along its blocks too, which are summed over one after another
         openings = (_Opening(axis.parameter, axis.dim, consumer.squares.shape[0]) for axis in consumer.axes)
@@ -91,6 +92,11 @@ class _Opening:
         return split.movedim(self.dim + 1, 1).flatten(2)
 
 
+def _is_masked(own: Tensor, weight: Tensor) -> bool:
+    """Is a weight its parameter, with zeros in some places? The gradients of both are the same there."""
+    return weight is own or bool(((weight == own) | (weight == 0)).all())
+
+
 @gradient_sum("kfac")
 class _WeightGradients:
     """Sums over samples of Pᵀ P or, where a weight W has more outputs than channels, of W Pᵀ P Wᵀ."""
@@ -98,7 +104,7 @@ class _WeightGradients:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._consumers = context.data.consumers(products=True)
-        openings = (_Opening.of(consumer, context.tensors) for consumer in self._consumers)
+        openings = (_Opening.of(consumer, context) for consumer in self._consumers)
         self._openings = {number: opening for number, opening in enumerate(openings) if opening is not None}
         self._sums = {number: torch.zeros_like(self._square(number, None)) for number in self._openings}
 
@@ -118,7 +124,7 @@ class _WeightGradients:
 
     def _weight(self, number: int) -> Tensor:
         opening = self._openings[number]
-        return opening.open(in_float32(self._context.tensors[opening.name].detach()))
+        return opening.open(in_float32(self._context.weights[opening.name].detach()))
 
     @staticmethod
     def _wide(weight: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,19 +39,19 @@ class _ExpectedSquares:
         self._total = np.zeros(context.units.solution.count)
 
     def add(self, gradients: Gradients) -> None:
-        self._total += np.square(self._context.over_parameters(_products_with(gradients)))
+        self._total += np.square(self._context.over_parameters(_products(self._context.tensors, gradients)))
 
     def result(self, samples: int) -> Scores:
         self._context.data.sum(torch.from_numpy(self._total))
         return self._total / samples
 
 
-def _products_with(gradients: Gradients) -> AxisSums:
+def _products(tensors: Mapping[str, Tensor], gradients: Gradients) -> AxisSums:
     """Sums of g * w along each dimension of a parameter; None without a gradient."""
 
-    def sums(name: str, tensor: Tensor, dims: Sequence[int]) -> list[Scores] | None:
-        gradient = gradients.get(name)
-        return None if gradient is None else axis_sums(in_float32(tensor.detach()) * in_float32(gradient), dims)
+    def sums(name: str, _: Tensor, dims: Sequence[int]) -> list[Scores] | None:
+        gradient, own = gradients.get(name), tensors[name].detach()
+        return None if gradient is None else axis_sums(in_float32(own) * in_float32(gradient), dims)
 
     return sums
 
@@ -93,8 +93,10 @@ class _SquaredGradients:
             if name not in squares:  # there is no gradient in this process, but in another
                 squares[name] = torch.zeros_like(in_float32(tensors[name].detach()))
             data.sum(squares[name])
-        return lambda name, w: (
-            in_float32(w).square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None
+        return lambda name, _: (
+            in_float32(tensors[name].detach()).square().mul_(squares[name]).mul_(0.5 / samples)
+            if name in squares
+            else None
         )
 
 

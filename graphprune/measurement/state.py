@@ -10,6 +10,7 @@ from torch import nn
 
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
+from graphprune.utils.equality import same_values
 from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept
@@ -41,5 +42,5 @@ def inputs_kept(calls: Sequence[MethodCall]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, values in given:
-                if not tensor.is_meta and not torch.equal(tensor, values):
+                if not tensor.is_meta and not same_values(tensor, values):
                     tensor.copy_(values)

@@ -167,7 +167,9 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) 
 def _lower_floors(setup: PlanSetup) -> str:
     """What lets more units go."""
     multiple = max((limit.multiple for limit in setup.limits), default=1)
-    ways = [f"raise max_ratio (now {setup.options.limits.max_ratio:g})"]
+    layers = setup.options.layers
+    ways = [f"leave out layers={layers!r}, with which layers go together"] if layers else []
+    ways += [f"raise max_ratio (now {setup.options.limits.max_ratio:g})"]
     ways += [f"let multiples of less than {multiple} units be left"] if multiple > 1 else []
     ways += ["hold less by overrides="] if setup.options.overrides else []
     ways += ["give larger ratios by role"] if any(setup.options.role_ratios.values()) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import floor
 from typing import Any
@@ -195,7 +195,7 @@ def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) ->
 def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) -> bool:
     """Does a pattern, a module, a module class or a function match a group?
 
-    Modules match if they, or modules that they hold, put out its channels.
+    Modules match if they, or modules that they hold, put out its channels, and a class if one of its modules does.
     """
     makers = _makers(group, modules)
     if isinstance(match, str):
@@ -206,8 +206,16 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
         inside = {id(module) for module in match.modules()}
         return any(id(modules.get(name)) in inside for name in makers)
     if isinstance(match, type):
-        return any(isinstance(modules.get(name), match) for name in makers)
+        return any(isinstance(modules.get(path), match) for name in makers for path in _holders(name))
     return bool(match(group))
+
+
+def _holders(path: str) -> Iterator[str]:
+    """A module, and those that hold it."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:

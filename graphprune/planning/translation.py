@@ -15,7 +15,6 @@ from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import GraphpruneError
@@ -35,6 +34,7 @@ from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.collector import gc_paused
+from graphprune.utils.equality import same_values
 from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
@@ -302,7 +302,7 @@ def _constant_difference(old: Tensor, new: Tensor, unknown_differ: bool) -> str:
         return f"a constant of shape {list(old.shape)} becomes {list(new.shape)}"
     if (old.is_meta and new.is_meta) or not old.numel():
         return ""
-    if not unknown_differ if old.is_meta or new.is_meta else torch.equal(old, new):
+    if not unknown_differ if old.is_meta or new.is_meta else same_values(old, new):
         return ""
     advice = "" if is_float(old) else "; if sizes were put into it (torch.tensor([n])), use them as integers of Python"
     return f"the values of a constant change{advice}"

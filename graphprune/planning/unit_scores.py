@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +16,10 @@ from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
+from graphprune.planning.weights_in_effect import WeightsInEffect
 from graphprune.utils.arrays import Scores
 from graphprune.utils.devices import with_float64
-from graphprune.utils.modules import Modules, Tables, is_parameter, tables
-from graphprune.utils.prune_masks import ORIGINAL, prune_masks
+from graphprune.utils.modules import Tables, is_parameter, tables
 
 
 class UnitScores:
@@ -73,14 +73,15 @@ class UnitScores:
                 needed="weights to rank channels by",
                 do="pass weights=, the folder they are in, or load the weights first, or plan with importance='random'",
             )
-        tensors.update(_masked(own.modules, tensors))
         given, units = self._options, self._graph.units
         batches = given.calibration
         statistics = self._shared
         if statistics is None and batches is not None:
             statistics = Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
         known = tensors if weights is None else GivenParameters(own, weights)
-        return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize)
+        buffers = {n: t for n, t in own.unique() if not is_parameter(t)}
+        made = {} if known is tensors and unloaded else WeightsInEffect(self._graph, known, buffers)
+        return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize, made)
 
     @cached_property
     def _weights(self) -> Mapping[str, Tensor] | None:
@@ -128,12 +129,3 @@ class UnitScores:
             return self.of_group(part.group)
         order = np.argsort(units)
         return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]
-
-
-def _masked(modules: Modules, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters that ``torch.nn.utils.prune`` masks, with the zeros that they have in effect."""
-    for path, module in modules:
-        for plain, mask in prune_masks(module) if module._buffers else ():
-            name = f"{path}.{plain}{ORIGINAL}" if path else f"{plain}{ORIGINAL}"
-            if name in tensors and not mask.is_meta:
-                yield name, tensors[name].detach() * mask

@@ -254,10 +254,11 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
     own = {group.name for group in graph.groups}
     other = next((name for name in plan.removed if name not in own), None) if graph.trace.on_meta else None
     if other is not None:
+        names = ", ".join([*sorted(own)[:4], *(["..."] if len(own) > 4 else [])])
         raise PlanError(
             f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}",
             where=f"group {other!r}",
-            found=f"the groups {', '.join(sorted(own)[:4])}, ...",
+            found=f"the groups {names}" if own else "no group: all channels stay, as those of outputs do",
             needed="the groups of the plan",
             do="pass the model that the plan was made for, inputs like those it was traced with (a batch of one, or of "
             "several), and outputs= if trace was given it",

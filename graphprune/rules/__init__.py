@@ -26,7 +26,9 @@ share ``alignment`` (operands are aligned, dimensions are reduced), ``ending`` (
 ``indexing``        numbers of entries that were chosen
 ``aggregation``     extremes, products, counts; running ones; diagonals
 ``recurrent``       gates of recurrent layers, packed batches
-``spectral``        Fourier transforms, complex numbers, functions of matrices
+``spectral``        Fourier transforms, complex numbers
+``matrices``        functions of whole matrices, systems of equations
+``looking``         what returns no tensor
 ``draws``           random numbers, each by the values at its place
 ``detection``       what torchvision adds to torch
 ==================  ====================================================================
@@ -44,7 +46,9 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     gradients,
     grouped,
     indexing,
+    looking,
     losses,
+    matrices,
     movement,
     normalization,
     pointwise,

@@ -267,7 +267,7 @@ def _changes(array: LabelArray) -> Ids:
 
 def define_all(labels: Labels, whole: Ids, parts: list[LabelArray]) -> None:
     """``whole`` lives where all ``parts`` live; written as nested pairs, rows first."""
-    *outer, last = sorted(parts, key=lambda array: len(array.dims))
+    *outer, last = sorted(parts, key=lambda array: (len(array.dims), array.cell))
     first = outer[0].ids
     for array in outer[1:]:
         both = np.broadcast_shapes(first.shape, array.ids.shape)

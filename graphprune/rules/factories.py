@@ -74,6 +74,18 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     return new_tensor(call, LabeledTensor(()))
 
 
+@rule(
+    aten._efficientzerotensor.default,
+    samples=[sample([3, 4])],
+    resize=_size_first,
+    reference=aten.zeros.default,
+    traits=[Trait.MAKES_LABELS],
+)
+def no_tangent(call: Call, *_: Any, **__: Any) -> LabeledTensor:
+    """Zeros that torch makes in forward-mode differentiation, of the size of what has no tangent."""
+    return new_tensor(call, LabeledTensor(()))
+
+
 @rule(aten.eye.default, samples=[sample(4)], resize=lambda slim, args: (slim.outs[0][0], *args[1:]), traits=_SIZED)
 def identity_matrix(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     """Rows and columns go together, and what is left is a smaller one."""

@@ -192,6 +192,24 @@ def index_select(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -
     return LabeledTensor(call.out, ended(call, x, [dim], _READ).arrays, indexed=x.indexed)
 
 
+@rule(
+    aten.slice_scatter.default,
+    samples=[sample(t(4, 6), t(2, 6), 0, 1, 3), sample(t(2, 5, 3), t(2, 2, 3), -2, 0, None, 3)],
+)
+def slice_scatter(call: Call, x: LabeledTensor, source: LabeledTensor, dim: int = 0, *_: Any) -> LabeledTensor:
+    """``x`` with ``source`` in the place of a slice."""
+    return LabeledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
+
+
+@rule(aten.select_scatter.default, samples=[sample(t(4, 6), t(6), 0, 2), sample(t(2, 4, 3), t(2, 3), -2, -1)])
+def select_scatter(call: Call, x: LabeledTensor, source: LabeledTensor, dim: int, index: int) -> LabeledTensor:
+    """``x`` with ``source`` in the place of one entry of a dimension."""
+    place = dim % x.ndim
+    shape = (*source.shape[:place], 1, *source.shape[place:])
+    arrays = tuple(array.at(np.expand_dims(array.ids, place)) for array in source.arrays)
+    return slice_scatter(call, x, LabeledTensor(shape, arrays, source.movable), place)
+
+
 def counted_dims(x: LabeledTensor, index: Sequence[LabeledTensor | None]) -> tuple[list[int], int | None]:
     """The dimensions of ``x`` that ``index`` counts in, and how many take their place (None: it cannot be told).
 

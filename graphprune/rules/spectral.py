@@ -1,4 +1,4 @@
-"""Fourier transforms, complex numbers, and functions of whole matrices."""
+"""Fourier transforms and complex numbers."""
 
 from __future__ import annotations
 
@@ -62,12 +62,3 @@ def from_two(call: Call, x: LabeledTensor, y: LabeledTensor) -> LabeledTensor:
 @rule(aten._conj.default, aten._neg_view.default, samples=[sample(complexes(3, 4))])
 def conjugate(call: Call, x: LabeledTensor) -> LabeledTensor:
     return x
-
-
-# ---------------------------------------------------------------- functions of matrices
-
-
-@rule(aten.linalg_matrix_exp.default, samples=[sample(t(4, 3, 3))])
-def of_a_matrix(call: Call, x: LabeledTensor) -> LabeledTensor:
-    """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
-    return LabeledTensor(call.out, ended(call, x, (-1, -2), "a function of the whole matrix").arrays)

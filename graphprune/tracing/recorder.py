@@ -23,6 +23,7 @@ from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
 from graphprune.tracing.outside_tensors import restore_values
 from graphprune.tracing.places import user_line, user_place
+from graphprune.tracing.shallow_copies import shallow_copies
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.size_tracking.whole_numbers import whole_numbers
@@ -443,6 +444,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(_noticing_seeds(recorder))
+            stack.enter_context(shallow_copies())
             stack.enter_context(recorder)
             stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:

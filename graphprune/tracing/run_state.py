@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
+from graphprune.utils.equality import same_values
 from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
@@ -97,7 +98,7 @@ class RunState:
         for tensor, value in self.tensors.values():
             if tensor.shape != value.shape:
                 tensor.data = value
-            elif not torch.equal(tensor, value):
+            elif not same_values(tensor, value):
                 tensor.copy_(value)
 
 

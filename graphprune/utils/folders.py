@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.files import delete_folder, make_folder, to_disk, writing
+from graphprune.utils.folder_locks import only_writer
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
 CHECKSUMS = "checksums.json"
@@ -73,9 +74,13 @@ class Versions:
 
         Raises:
             InputError: there are versions of something else.
-            SaveError: the disk is full, or nothing may be written there.
+            SaveError: the disk is full, nothing may be written there, or another process or thread writes there.
         """
         make_folder("directory", self.folder)
+        with writing("directory", self.folder), only_writer("directory", self.folder):
+            return self._write(write)
+
+    def _write(self, write: Callable[[Path], None]) -> Path:
         old = self._all()
         for path in old:
             if not (path / self.marker).is_file():
@@ -86,8 +91,7 @@ class Versions:
                     needed=f"a folder that is missing or empty, or that holds {self.what} alone",
                     do="pass another folder",
                 )
-        with writing("directory", self.folder):
-            return self._replace(old, write)
+        return self._replace(old, write)
 
     def _replace(self, old: list[Path], write: Callable[[Path], None]) -> Path:
         """Write a version, and remove the old ones."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from graphprune.utils.equality import same_entries, same_values
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs, is_mutable, written_arguments
 from graphprune.utils.storages import shares_all, storage_of
 
@@ -83,12 +84,13 @@ class KeptValues(DispatchMode):
         before, values = self._known[id(tensor)][1], self._written.get(id(tensor))
         if storage_of(before) and not shares_all(before, tensor):
             tensor.data = before
-        if values is not None and not torch.equal(before, values):
+        if values is not None and not same_values(before, values):
             before.copy_(values)
 
 
 def _equal(tensor: Tensor, values: Tensor, rounding: float) -> bool:
     """Are values the same, up to a fraction of the largest?"""
     if tensor.shape != values.shape or not rounding or not values.numel():
-        return torch.equal(tensor, values)
-    return bool((tensor.detach() - values).abs().max() <= rounding * values.abs().max())
+        return same_values(tensor, values)
+    apart = (tensor.detach() - values).abs().masked_fill(same_entries(tensor, values), 0)
+    return bool(apart.max() <= rounding * values.abs().nan_to_num(0, 0, 0).max())

@@ -12,7 +12,14 @@ import pytest
 from benchmarks.common import RESULTS
 from benchmarks.opinfo import PAGE, page
 
-STATES = {"add": "supported", "rot90": "supported", "linalg.inv": "frozen", "rand_like": "skipped", "flip": "wrong"}
+STATES = {
+    "add": "supported",
+    "rot90": "supported",
+    "linalg.inv": "supported",
+    "cholesky_inverse": "frozen",
+    "rand_like": "skipped",
+    "flip": "wrong",
+}
 
 PROGRAM = """
 import json, torch

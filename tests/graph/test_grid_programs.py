@@ -126,6 +126,33 @@ def test_a_program_that_may_freeze_its_grid_is_right(name: str, split: str) -> N
             assert "nothing that can be pruned" in str(error)  # noqa: PT017
 
 
+class FlatAndGrid(nn.Module):
+    """Channels meet what was made of them as a grid once that is flat again."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.function, self.heads = function, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        return self.leave(y + self.function(y.view(len(y), self.heads, -1)).flatten(1))
+
+
+@pytest.mark.parametrize("name", ["mean", "amax", "sum", "norm", "softmax"])
+def test_rows_and_columns_of_what_is_flat_again(name: str) -> None:
+    """They are heads and widths, as they are where the grid itself is added: not all one unit."""
+    torch.manual_seed(0)
+    net, x = FlatAndGrid(ALONG_HEADS[name]).eval(), torch.randn(4, 5)
+    graph = graphprune.trace(net, x)
+    assert {group.role: group.units for group in graph.groups} == {"heads": 4, "head_width": 4}
+    for options in ({"ratio": 0.5}, {"ratio": 0.0, "head_width": 0.5}):
+        plan = graph.plan(**options)
+        slim = plan.apply(net)
+        assert slim.enter.out_features == 8
+        assert graphprune.verify(net, slim, plan, x).passed
+
+
 class WalkOfVectors(nn.Module):
     """Vectors are cut in rows, put side by side again, and mixed: there are as many results of ``unbind`` as rows."""
 

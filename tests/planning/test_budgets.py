@@ -259,6 +259,23 @@ def test_overrides_by_name_class_and_question(resnet: graphprune.ChannelGraph) -
     assert plan["layer3.0.conv1"] == 50
 
 
+def test_a_class_matches_what_its_modules_hold(resnet: graphprune.ChannelGraph) -> None:
+    """As one of them does; ``BasicBlock`` puts out no channels itself."""
+    block, quarter = resnet.model.layer1[0], graphprune.Override(ratio=0.25)
+    every, one = (kept(resnet.plan(0.5, overrides={key: quarter})) for key in (type(block), block))
+    assert (every["layer1.0.conv1"], every["layer2.0.conv1"]) == (12, 24)
+    assert (one["layer1.0.conv1"], one["layer2.0.conv1"]) == (12, 16)
+
+
+def test_a_budget_that_equal_layers_cannot_reach_says_so() -> None:
+    layers = [nn.Linear(8, 8) for _ in range(3)]
+    model = nn.Sequential(nn.Linear(4, 8), *layers, nn.Linear(8, 2))
+    with pytest.raises(
+        PlanError, match=r"or leave out layers='equal', with which layers go together, or raise max_ratio"
+    ):
+        graphprune.trace(model, torch.randn(1, 4)).plan(params=0.001, layers="equal")
+
+
 def test_frozen_groups_stay_under_a_budget(resnet: graphprune.ChannelGraph) -> None:
     plan = resnet.plan(macs=0.5, overrides={nn.Conv2d: graphprune.Override(max_ratio=0.8)}, max_ratio=0.8)
     assert all(c.kept >= 0.2 * c.units for c in plan.choices)

@@ -99,6 +99,33 @@ def test_programs_without_leaks_are_not_held() -> None:
         assert all("the program would be" not in choice.why for choice in plan.choices)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda y: torch.tensor(float("nan")),
+        lambda y: y.new_tensor(math.nan),
+        lambda y: torch.as_tensor(np.float32(np.nan)),
+        lambda y: torch.tensor([[0.0], [math.nan], [1.0], [math.nan]]),
+    ],
+)
+def test_a_constant_that_is_not_a_number(made: Callable[[Tensor], Tensor]) -> None:
+    """NaN is not equal to itself; the constant is the same in both runs all the same."""
+    model, x = Net(lambda m, y: torch.where(y > 9, made(y), y)).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_a_buffer_that_is_not_a_number_is_left_alone() -> None:
+    """Its entries are one in memory, so it could not be written to."""
+    model, x = Net(lambda m, y: torch.where(y > 9, m.fill, y)).eval(), torch.randn(4, 5)
+    model.register_buffer("fill", torch.tensor([math.nan]).expand(4, 1))
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+    assert graphprune.measure(model, x).parameters == 259
+
+
 def test_heads_blocks_and_attention_of_torch() -> None:
     """Modules that pruning exchanges, and blocks that are left out, are no differences."""
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -112,4 +113,29 @@ def test_a_size_that_is_read_past_the_shape(name: str) -> None:
     plan = graphprune.trace(model, x).plan(0.5)
     slim = plan.apply(model)
     assert (slim.enter.out_features, slim.middle.out_features) == (16, 4)
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Saved(nn.Module):
+    """What a hidden layer gives is written to memory and read back. [n, 5] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        buffer = io.BytesIO()
+        torch.save(self.enter(x), buffer)
+        buffer.seek(0)
+        return self.leave(self.middle(torch.load(buffer)).relu())
+
+
+def test_an_activation_that_is_saved_and_read_back() -> None:
+    """Its sizes are plain numbers in the file; what was written stays, and the rest is pruned."""
+    model, x = Saved().eval(), torch.randn(2, 5)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert (slim.enter.out_features, slim.middle.out_features) == (16, 8)
+    assert any("its entries are read as numbers" in frozen.reason for frozen in graph.frozen)
     assert graphprune.verify(model, slim, plan, x).passed

@@ -33,6 +33,7 @@ from graphprune.export.huggingface.reading_back import same_outputs
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
+from graphprune.utils.equality import same_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
 from graphprune.utils.global_state import leaves_torch_alone
@@ -354,7 +355,7 @@ def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | s
         model.save_pretrained(folder, max_shard_size=shard)
         loaded = type(model).from_pretrained(folder, dtype=slim.dtype)
     state = loaded.state_dict()
-    if any(not torch.equal(tensor.cpu(), state[name]) for name, tensor in slim.state_dict().items()):
+    if any(not same_values(tensor.cpu(), state[name]) for name, tensor in slim.state_dict().items()):
         raise ExportError(
             "slim: its weights differ when the folder is loaded",
             where=str(folder),

@@ -13,6 +13,7 @@ from graphprune.tracing.call_list import NODES
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import calls_of
 from graphprune.tracing.running import Replay, replay_on_shapes
+from graphprune.utils.equality import same_values
 
 
 def same_program(one: nn.Module, other: nn.Module) -> bool:
@@ -69,7 +70,7 @@ def equal_tensors(one: Tensor, other: Tensor) -> bool:
         return False
     if one.is_meta or other.is_meta:
         return not one.numel()
-    return _same_memory(one, other) or torch.equal(one, other.to(one.device))
+    return _same_memory(one, other) or same_values(one, other.to(one.device))
 
 
 def equal_values(one: Tensor, other: Tensor) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
@@ -26,6 +25,7 @@ from graphprune.tracing.configured import (
     config_of,
 )
 from graphprune.utils.checks import check_flag, with_article
+from graphprune.utils.equality import same_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
 from graphprune.utils.global_state import leaves_torch_alone
@@ -189,7 +189,7 @@ def _differing(slim: nn.Module, loaded: nn.Module) -> Iterator[str]:
     mine, other = _tensors(slim), _tensors(loaded)
     for name in mine.keys() | other.keys():
         one, two = mine.get(name), other.get(name)
-        if one is None or two is None or one.shape != two.shape or not torch.equal(one.to(two.device, two.dtype), two):
+        if one is None or two is None or one.shape != two.shape or not same_values(one.to(two.device, two.dtype), two):
             yield name
 
 

@@ -22,6 +22,7 @@ from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.places import raised_at
 from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.equality import same_values
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.tree import output_tensors
 
@@ -166,4 +167,4 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _equal(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True))
+    return same_values(a, b)

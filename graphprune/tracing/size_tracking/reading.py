@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,21 @@ def values(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     if node is not None:
         watcher.log.values(node)
     return other(watcher, func, args, kwargs)
+
+
+def pickled(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    """What a tensor is written as has its sizes as numbers: a reader may take nothing else."""
+
+    def reduced(tensor: Tensor, protocol: Any) -> Any:
+        return _plain_numbers(reduce(tensor, protocol))
+
+    return reduced
+
+
+def _plain_numbers(value: Any) -> Any:
+    if type(value) is Size:
+        return plain(value)
+    return tuple(map(_plain_numbers, value)) if type(value) in (tuple, torch.Size) else value
 
 
 def shape_tensor(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
 
 from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_sizes
+from graphprune.tracing.size_tracking.reading import pickled
 from graphprune.tracing.size_tracking.table import handler_of
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
@@ -42,6 +44,7 @@ def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
         patched(F, **quiet),
         patched(math, **functions),
         patched(np, prod=product_of_sizes(np.prod)),
+        patched(Tensor, __reduce_ex__=pickled(Tensor.__reduce_ex__)),
         SizeWatcher(log, node_of, handler_of),
     ):
         yield

@@ -1,0 +1,21 @@
+"""When two tensors have the same values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Have tensors of one device and type the same shape and entries? NaN is the same as NaN."""
+    if torch.equal(one, other):
+        return True
+    has_nan = one.is_floating_point() or one.is_complex()
+    return has_nan and one.shape == other.shape and bool(same_entries(one, other).all())
+
+
+def same_entries(one: Tensor, other: Tensor) -> Tensor:
+    """Which entries of tensors of one shape are the same? NaN is the same as NaN."""
+    if one.is_complex():
+        return same_entries(one.real, other.real) & same_entries(one.imag, other.imag)
+    return (one == other) | (one.isnan() & other.isnan())
