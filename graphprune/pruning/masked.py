@@ -372,13 +372,8 @@ def _did_the_same(known: Trace, trace: Trace) -> bool:
     both = [list(t.graph.nodes)[: t.evaluated] for t in (known, trace)]
     number = {node: i for nodes in both for i, node in enumerate(nodes)}
 
-    def text(argument: Any) -> Any:
-        if isinstance(argument, torch.UntypedStorage):  # as text, all of its bytes
-            return f"{argument.nbytes()} bytes"
-        return f"%{number[argument]}" if isinstance(argument, fx.Node) else argument
-
     def calls(nodes: list[fx.Node]) -> list[str]:
-        named = (fx.node.map_aggregate((n.args, n.kwargs), text) for n in nodes)
+        named = (fx.node.map_arg((n.args, n.kwargs), lambda a: f"%{number[a]}") for n in nodes)
         return [f"{n.op} {n.target} {arguments}" for n, arguments in zip(nodes, named, strict=True)]
 
     return calls(both[0]) == calls(both[1])
