@@ -121,9 +121,10 @@ def _fix_read_values(labeling: Labeling, trace: Trace) -> None:
 
 
 def _fix_rebuilt_tensors(labeling: Labeling, trace: Trace) -> None:
-    """What forward makes anew for inputs of another size stays as wide as it makes it."""
+    """What forward makes anew for inputs of another size stays as wide as it makes it; of nothing, it makes it new."""
     found = rebuilt_tensors(trace.graph.nodes, trace.modules)
-    for name, node in (*((node.meta["tensor"], node) for node in found), *trace.replaced):
+    replaced = ((name, node) for name, node in trace.replaced if 0 not in trace.shapes[name])
+    for name, node in (*((node.meta["tensor"], node) for node in found), *replaced):
         labeling.labels.node_index = trace.node_index(node)
         held = all_arrays(labeling.values[node])
         line = next((user.meta["line"] for user in node.users if user.op != "output"), None)

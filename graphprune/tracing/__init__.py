@@ -9,7 +9,8 @@ In reading order:
   keeps outside of its model), ``run_state`` (what a model keeps of its runs);
 - the run: ``tracer``, with ``running``, ``training_mode``, ``training_reads`` and ``reach`` (what only training
   does), ``made_parameters`` (layers that it builds), ``recorder`` (calls as nodes), ``places`` (lines of the user's
-  source), ``call_list``, ``aliases`` and ``blank_tensors`` (what goes around the dispatcher), ``unused_tensors``
+  source), ``call_list``, ``aliases``, ``blank_tensors`` and
+  ``shallow_copies`` (what goes around the dispatcher), ``unused_tensors``
   (made of sizes, and nothing uses them), ``opaque`` (operators that run functions) and ``meta`` (calls on shapes);
 - sizes: ``sizes`` (integers that remember where they come from), ``size_places``, ``size_marks``, ``module_sizes``,
   ``torch_attention``,
