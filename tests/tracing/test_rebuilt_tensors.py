@@ -224,3 +224,28 @@ def test_what_is_not_made_anew_follows(kind: type[nn.Module]) -> None:
     slim = plan.apply(model)
     assert slim.enter.out_features == 8
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Spiking(nn.Module):
+    """A state without entries until it first sees an input, as snntorch's neurons have."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("state", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = torch.zeros_like(self.state)
+        for _ in range(2):
+            if self.state.shape != x.shape:
+                self.state = torch.zeros_like(x)
+            self.state = 0.9 * self.state + x
+        return self.state.sigmoid()
+
+
+def test_a_state_that_has_no_entries_yet_holds_no_channels() -> None:
+    model, x = Network(Spiking(16)).double().eval(), torch.randn(2, 4, 5).double()
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert slim(x[:1]).shape == model(x[:1]).shape
