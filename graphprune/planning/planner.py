@@ -155,7 +155,14 @@ class _Attempt:
         if violations.disorder and not behind <= self.same_entries:
             return replace(self, same_entries=self.same_entries | behind)
         stuck = violations.reasons(broken[self.free[broken]].tolist())
-        return replace(self, held={**self.held, **stuck})
+        return self.holding(stuck or self._behind(violations))
+
+    def _behind(self, violations: Violations) -> dict[int, str]:
+        """Why the units of those groups must stay without which what stays anyway would have another size."""
+        alive, groups = self.selection.alive, self.setup.groups
+        losing = [n for n, group in enumerate(groups) if not alive[group.unit_ids].all()]
+        found = responsible(losing, lambda some: len(self._validated(some)[1].broken) > 0)
+        return {unit: violations.causes[0][1] for n in found for unit in groups[n].unit_ids.tolist()}
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
@@ -222,14 +229,17 @@ class _Attempt:
 
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
-        graph = self.setup.graph
-        gone = [g.unit_ids[~self.selection.alive[g.unit_ids]] for g in (self.setup.groups[n] for n in groups)]
-        alive = graph.solution.alive(np.concatenate([np.zeros(0, np.int64), *gone]))
-        selection, violations = validate(graph, self.constraints, alive)
+        selection, violations = self._validated(groups)
         if len(violations.broken):
             return None
         plan = record_choice(self.setup, selection, [""] * len(self.setup.groups))
         return self.setup.check.difference(plan, selection.alive)
+
+    def _validated(self, groups: Sequence[int]) -> tuple[Selection, Violations]:
+        """What only these groups lose in this choice, and what that breaks."""
+        graph = self.setup.graph
+        gone = [g.unit_ids[~self.selection.alive[g.unit_ids]] for g in (self.setup.groups[n] for n in groups)]
+        return validate(graph, self.constraints, graph.solution.alive(np.concatenate([np.zeros(0, np.int64), *gone])))
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""

@@ -240,3 +240,35 @@ def test_unbiased_statistics_over_groups_keep_what_each_needs(ratio: float) -> N
     slim = graphprune.prune_model(model, ratio, x, verify=True)
     assert slim.enter.out_features == 8
     assert slim(x).isfinite().all()
+
+
+class OneHead(nn.Module):
+    """Queries as wide as the residual stream, by a size of it; they stay, since the width of a head is a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 32), nn.Linear(32, 5)
+        self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+        self.up, self.down, self.project = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 32)
+        self.heads, self.width, self.head_width = 1, 32, 32
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        n, length, width = x.shape
+        q = self.q(x).reshape(n, length, self.heads, width // self.heads).transpose(1, 2)
+        k, v = (f(x).reshape(n, length, self.heads, self.head_width).transpose(1, 2) for f in (self.k, self.v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, self.width)
+        x = x + self.project(y)
+        found: Tensor = self.leave(x + self.down(self.up(x).relu()))
+        return found
+
+
+def test_what_a_size_ties_to_channels_that_stay_stays_too() -> None:
+    """No choice was found: those that stay already were to be held, and not what they are tied to."""
+    model, x = OneHead().eval(), torch.randn(2, 7, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert (slim.enter.out_features, slim.q.out_features, slim.up.out_features) == (32, 32, 32)
+    why = {choice.group: choice.why for choice in plan.choices}
+    assert "would not fit" in why["enter"] and "is used as a number" in why["q"]
+    assert graphprune.verify(model, slim, plan, x).passed
