@@ -52,6 +52,9 @@ class WeightsInEffect(Mapping[str, Tensor]):
         value: Tensor = found[steps[-1]]
         return value.to(like.device, like.dtype)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._steps  # without working it out
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._steps)
 

@@ -220,7 +220,9 @@ def reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def _empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """A shape on ``meta``, laid out as a tensor is."""
-    made = _laid_out_as(tensor, torch.empty(shape, dtype=tensor.dtype, device="meta"))
+    made = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    if not tensor.is_contiguous():
+        made = _laid_out_as(tensor, made)
     return _parameter_as(tensor, made) if is_parameter(tensor) else made
 
 
