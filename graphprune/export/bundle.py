@@ -147,6 +147,18 @@ def load(
     where = _device(device)
     if model is not None:
         check_model(model)
+    versions = bundle_versions(folder)
+    while True:
+        latest = versions.latest()
+        try:
+            return _loaded(folder, model, where, trust_factory)
+        except LoadError:
+            if versions.latest() == latest:
+                raise  # else another process wrote a version meanwhile, in the place of this one
+
+
+def _loaded(folder: Path, model: nn.Module | None, where: torch.device, trust_factory: bool) -> nn.Module:
+    """What the last version of a bundle holds; see :func:`load`."""
     version, files = _last_version(folder)
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)

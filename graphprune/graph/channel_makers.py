@@ -1,7 +1,8 @@
 """Which parameters made the channels of each tensor: the weights of products, and tables that are looked up.
 
 Channels are made by the weight that is multiplied with, and passed on by everything that works entry by entry: scales,
-gates, norms. So ``h + h**3`` is one layer's, and ``x + layer(x)`` joins what different layers made.
+norms. So ``h + h**3`` is one layer's, and ``x + layer(x)`` joins what different layers made. A gate (``sigmoid(x)``)
+passes none on, and neither does what takes a shape alone (``zeros_like(x)``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from torch import fx
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.registry import has_trait, norm_of
 from graphprune.rules.traits import Trait
+
+aten = torch.ops.aten
+_SHAPED = frozenset((aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default, aten.full_like.default))
+"""What takes the shape of a tensor, and nothing that is in it."""
+_SCALES = frozenset((aten.mul.Tensor, aten.mul_.Tensor))
+_GATES = frozenset((aten.sigmoid.default, aten.hardsigmoid.default, aten.tanh.default))
+"""What says how much of another tensor is let through."""
 
 
 class ChannelMakers:
@@ -37,12 +45,18 @@ class ChannelMakers:
 
     def _made(self, node: fx.Node) -> int:
         """The makers of the results of a call."""
+        if node.target in _SHAPED:
+            return 0
         operands = node.all_input_nodes
+        if node.target in _SCALES:
+            operands = [operand for operand in operands if operand.target not in _GATES]
         weights = [o for o in operands if o in self._weights and self._labeling.tensor(o).arrays]
         others = [o for o in operands if o not in self._weights]
         makes = bool(weights) and not _entry_by_entry(node)
         numbers = [o for o in operands if _counts(o)] if makes else []
-        if self._chosen({*numbers, *others}) if numbers else not others:  # worked out from weights, it is one itself
+        if (
+            self._chosen({*numbers, *others}) if numbers else operands and not others
+        ):  # worked out from weights, it is one itself
             self._weights.add(node)
             return self._together(operands)
         return self._together(weights if makes else others)

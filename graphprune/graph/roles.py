@@ -97,6 +97,10 @@ def _without_repeats(ids: Ids) -> Ids:
     return found
 
 
+_MIXES = frozenset((torch.ops.aten.lerp.Scalar, torch.ops.aten.lerp.Tensor, torch.ops.aten.addcmul.default))
+"""What adds its first two operands, one of them weighted."""
+
+
 def _summed(labeling: Labeling) -> list[LabeledTensor]:
     """The results of sums and differences of activations that different layers made: these tie their channels.
 
@@ -104,7 +108,9 @@ def _summed(labeling: Labeling) -> list[LabeledTensor]:
     """
     sums = []
     for node in labeling.nodes:
-        if node.op == "call_function" and has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
+        if node.op == "call_function" and (
+            has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS) or node.target in _MIXES
+        ):
             both = [a for a in node.args[:2] if isinstance(a, torch.fx.Node) and labeling.tensor(a).arrays]
             if len(both) == 2:
                 sums.append((node, *both))

@@ -118,7 +118,7 @@ class Context:
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """The parameters by name, as the model uses them."""
-        return _Replaced(self.tensors, self.in_effect)
+        return _Replaced(self.tensors, self.in_effect) if self.in_effect else self.tensors
 
     @cached_property
     def _parameters(self) -> ParameterEntries:

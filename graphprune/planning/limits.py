@@ -200,7 +200,8 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
     makers = _makers(group, modules)
     if isinstance(match, str):
         match = uncompiled_name(match)
-        names = (group.name, group.name.partition("[")[0], *makers)  # "w[1]" is named after a dimension of w
+        weights = (f"{name}.weight" for name in makers)
+        names = (group.name, group.name.partition("[")[0], *makers, *weights)  # "w[1]": a dimension of w
         return any(name == match or fnmatch.fnmatchcase(name, match) for name in names)
     if isinstance(match, nn.Module):
         inside = {id(module) for module in match.modules()}

@@ -79,8 +79,8 @@ class UnitScores:
         if statistics is None and batches is not None:
             statistics = Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
         known = tensors if weights is None else GivenParameters(own, weights)
-        buffers = {n: t for n, t in own.unique() if not is_parameter(t)}
-        made = {} if known is tensors and unloaded else WeightsInEffect(self._graph, known, buffers)
+        others = own.buffers | own.plain
+        made = {} if known is tensors and unloaded else WeightsInEffect(self._graph, known, others)
         return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize, made)
 
     @cached_property

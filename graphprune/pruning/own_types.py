@@ -14,9 +14,12 @@ from torch import nn
 from graphprune.errors import PlanError
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.places import raised_at
-from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.side_effects import nothing_kept
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals
+from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.switches import set_evaluation
 
 
 def require_runs(
@@ -24,12 +27,16 @@ def require_runs(
 ) -> None:
     """Raise a PlanError if a slim model fails in its own types on inputs on which the dense one does not.
 
+    One that was converted since is not run, for the inputs are of the dense one's types.
+
     Args:
-        slim: is run; what it holds is put back.
+        slim: a copy of it is run.
         calls: what it is given, one after the other.
         dense: the original.
         dense_calls: what that is given.
     """
+    if _types(slim) != _types(dense):
+        return
     try:
         _run(slim, calls)
     except torch.OutOfMemoryError:
@@ -46,6 +53,10 @@ def require_runs(
         ) from error
 
 
+def _types(model: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in model.parameters()}
+
+
 def _fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
     """Does a model fail in its own types, as a half-precision one does where the device has no kernels for that?"""
     try:
@@ -56,7 +67,9 @@ def _fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
 
 
 @torch.no_grad()
+@eagerly()
 def _run(model: nn.Module, calls: Sequence[MethodCall]) -> None:
-    with changing_globals(), evaluating_unchanged(model), nothing_kept(model):
+    copy = set_evaluation(copy_module(model, {}))
+    with changing_globals(), random_numbers_kept(), nothing_kept(copy):
         for call in calls:
-            call.mapped(torch.clone).run(model)
+            call.mapped(torch.clone).run(copy)

@@ -148,7 +148,11 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
     """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
     if not is_float(tensor):
         return slim_tensor(tensor, kept, merged)
-    return _empty_as(tensor, [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)])
+    shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
+    if not tensor.is_contiguous():
+        return _empty_as(tensor, shape)
+    small = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    return _parameter_as(tensor, small) if is_parameter(tensor) else small
 
 
 @gc_paused()
@@ -220,9 +224,7 @@ def reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 def _empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """A shape on ``meta``, laid out as a tensor is."""
-    made = torch.empty(shape, dtype=tensor.dtype, device="meta")
-    if not tensor.is_contiguous():
-        made = _laid_out_as(tensor, made)
+    made = _laid_out_as(tensor, torch.empty(shape, dtype=tensor.dtype, device="meta"))
     return _parameter_as(tensor, made) if is_parameter(tensor) else made
 
 

@@ -32,7 +32,10 @@ _MATRICES = [sample(t(4, 3, 3)), sample(t(2, 4, 3, 3))]
 @rule(aten._linalg_eigh.default, samples=[*_MATRICES, sample(t(4, 3, 3), "U", False)])
 @rule(aten.linalg_eig.default, aten._linalg_eigvals.default, samples=_MATRICES)
 @rule(aten._linalg_svd.default, samples=[*_MATRICES, sample(t(4, 5, 3), True), sample(t(4, 5, 3), False, False)])
-@rule(aten.linalg_pinv.atol_rtol_tensor, samples=[*_MATRICES, sample(t(4, 5, 3), rtol=torch.tensor(1e-9).double())])
+@rule(
+    aten.linalg_pinv.atol_rtol_tensor,
+    samples=[*_MATRICES, sample(t(4, 5, 3), rtol=torch.tensor(1e-9, dtype=torch.float64, device="cpu"))],
+)
 @rule(aten.linalg_lu_factor_ex.default, aten.linalg_lu.default, samples=[*_MATRICES, sample(t(4, 5, 3))])
 def of_a_matrix(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor | tuple[LabeledTensor, ...]:
     """Results have the batch of the matrices in front, or are not worked out and have no entries."""

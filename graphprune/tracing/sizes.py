@@ -333,6 +333,15 @@ class Ratio(float):
     def __deepcopy__(self, memo: dict[int, Any]) -> Ratio:
         return self
 
+    @property
+    def __class__(self) -> type:
+        """What a program that asks ``(size / 2).__class__ is float`` is told."""
+        return float
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("__class__ assignment is not supported for 'float' objects")
+
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float.__float__(self),)
 

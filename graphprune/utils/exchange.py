@@ -25,20 +25,22 @@ _FIXED = (tuple, frozenset, functools.partial, MethodType)
 def exchange_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
     """Put tensors in the place of others in the modules of a model, and in the functions, containers and objects there.
 
-    What cannot be changed (a tuple, a ``functools.partial``) is made anew where it holds one of them.
+    What cannot be changed (a tuple, a ``functools.partial``) is made anew where it holds one. Modules of others,
+    such as a teacher in a list, keep theirs: the parts of them that are not the model's would not fit any more.
 
     Args:
         model: is changed.
         replaced: by the identity of a tensor, what takes its place.
     """
-    _Exchange(replaced).within(model)
+    _Exchange(replaced, {id(module) for module in model.modules()}).within(model)
 
 
 class _Exchange:
     """What was looked into so far, and what is to be."""
 
-    def __init__(self, replaced: Mapping[int, Tensor]) -> None:
+    def __init__(self, replaced: Mapping[int, Tensor], modules: set[int]) -> None:
         self._replaced = replaced
+        self._modules = modules
         self._found: dict[int, tuple[Any, Any]] = {}
         self._waiting: list[Any] = []
 
@@ -55,12 +57,15 @@ class _Exchange:
             return value
         if issubclass(kind, Tensor):
             return self._replaced.get(id(value), value)
-        if id(value) not in self._found and not issubclass(kind, _LEFT_ALONE):
+        if id(value) not in self._found and not self._is_left_alone(kind, value):
             fixed = issubclass(kind, _FIXED)
             self._found[id(value)] = (value, self._remade(value) if fixed else value)  # no other gets its identity
             if not fixed:
                 self._waiting.append(value)
         return self._found.get(id(value), (value, value))[1]
+
+    def _is_left_alone(self, kind: type, value: Any) -> bool:
+        return issubclass(kind, _LEFT_ALONE) or (issubclass(kind, nn.Module) and id(value) not in self._modules)
 
     def _remade(self, value: Any) -> Any:
         """A value that cannot be changed, with what takes the place of its parts; itself where they stay."""
@@ -77,7 +82,7 @@ class _Exchange:
         items = [self._new(item) for item in value]
         if all(a is b for a, b in zip(value, items, strict=True)):
             return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return _collection_of(type(value), items)
 
     def _partial(self, value: functools.partial[Any]) -> Any:
         function, args = self._new(value.func), self._new(value.args)
@@ -109,9 +114,15 @@ class _Exchange:
         self._attributes(value)
 
     def _table(self, table: dict[Any, Any]) -> None:
+        keys = [key for key in dict.keys(table) if type(key) not in ATOMIC and self._new(key) is not key]
         for key, item in dict.items(table):
             if (new := self._new(item)) is not item:
                 dict.__setitem__(table, key, new)
+        if keys:
+            kind = OrderedDict if issubclass(type(table), OrderedDict) else dict
+            entries = [(self._new(key), item) for key, item in dict.items(table)]
+            kind.clear(table)
+            kind.update(table, entries)
 
     def _attributes(self, value: Any) -> None:
         table = attribute_table(value)
@@ -130,3 +141,9 @@ class _Exchange:
             function.__defaults__ = self._new(function.__defaults__)
         if function.__kwdefaults__:
             self._table(function.__kwdefaults__)
+
+
+def _collection_of(kind: Any, items: list[Any]) -> Any:
+    """A tuple or set of a class, past a constructor of its own."""
+    make: Any = tuple.__new__
+    return make(kind, items) if issubclass(kind, tuple) else kind(items)

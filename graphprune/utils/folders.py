@@ -56,7 +56,8 @@ class Versions:
             )
         for path in sorted(self.folder.iterdir()):
             leftover = path.name.startswith(_WRITING) and path.is_dir()
-            if not leftover and not (_is_version(path) and (path / self.marker).is_file()):
+            known = leftover or (_is_version(path) and (path / self.marker).is_file())
+            if not known and path.exists():  # another writer may have removed it meanwhile
                 raise InputError(
                     f"directory: {self.folder} holds {path.name!r}, which is not part of {self.what}; nothing was "
                     "changed",

@@ -85,6 +85,12 @@ def gated(gate: Tensor, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]
     return (args[0] * gate,)
 
 
+def key(net: Net) -> Callable[[Tensor], Tensor]:
+    net.factors = {net.second.weight: 2.0, (1, net.second.weight): 3.0}  # type: ignore[assignment]
+    weights: Any = net.second
+    return lambda x: F.linear(x, weights.weight * net.factors[weights.weight])  # type: ignore[operator]
+
+
 HOLDERS: dict[str, Callable[[Net], Callable[[Tensor], Tensor]]] = {
     "closure": closure,
     "default": lambda net: lambda x, weight=net.second.weight: F.linear(x, weight),
@@ -96,6 +102,7 @@ HOLDERS: dict[str, Callable[[Net], Callable[[Tensor], Tensor]]] = {
     "slots": lambda net: partial(read, Slots(net.second.weight)),
     "named tuple": lambda net: partial(read, Pair(net.second.weight, "second")),
     "attribute": attribute,
+    "key": key,
     "queue": queue,
     "hooks": hooks,
 }
@@ -124,6 +131,16 @@ def test_in_place_as_in_a_copy(holder: str) -> None:
     """What has no name of its own kept the dense weights."""
     wanted = graphprune.prune_model(net_of(holder), 0.5, X)(X)
     assert torch.equal(graphprune.prune_model(net_of(holder), 0.5, X, inplace=True)(X), wanted)
+
+
+def test_other_models_keep_their_weights() -> None:
+    """A teacher in a list that shares a weight: its other layers would not fit the slim one."""
+    student, teacher = net_of("closure"), net_of("default", seed=1)
+    student.first.weight = teacher.first.weight
+    student.teacher = [teacher]  # type: ignore[assignment]
+    wanted = teacher(X)
+    graphprune.prune_model(student, 0.5, X, inplace=True)
+    assert torch.equal(teacher(X), wanted)
 
 
 def test_what_no_bundle_holds_is_named(tmp_path: Path) -> None:

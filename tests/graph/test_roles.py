@@ -1,6 +1,7 @@
 """Roles: which channels a residual sum ties, and which belong to one block."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,6 +50,49 @@ def test_channels_that_are_added_to_functions_of_themselves_are_inner_ones(kind:
     plan = graph.plan(mlp=0.5)
     assert {(c.role, c.kept) for c in plan.choices} == {("width", WIDTH), ("mlp", INNER // 2)}
     assert graphprune.verify(model, plan.apply(model), plan, torch.randn(2, 3, 8)).passed
+
+
+class Added(Block):
+    """The result of a block is brought back to its input in some other way than by a sum of both."""
+
+    def __init__(self, add: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.add = add
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(x, self.down(self.up(x).relu()))
+
+
+def into_zeros(x: Tensor, y: Tensor) -> Tensor:
+    return x + torch.zeros(x.shape).index_add(0, torch.arange(len(x)), y)
+
+
+def into_alike(x: Tensor, y: Tensor) -> Tensor:
+    return x + torch.zeros_like(x).index_add(0, torch.arange(len(x)), y)
+
+
+def into_empty(x: Tensor, y: Tensor) -> Tensor:
+    made = torch.empty_like(x)
+    made[:] = y
+    return x + made
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        into_zeros,
+        into_alike,
+        into_empty,
+        lambda x, y: x + y * torch.sigmoid(x),
+        lambda x, y: torch.lerp(x, y, 0.3),
+        lambda x, y: torch.addcmul(x, y, torch.sigmoid(x)),
+    ],
+)
+def test_residual_sums_in_other_words(add: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """As experts add their results into zeros: the stream was taken for inner channels."""
+    model = nn.Sequential(nn.Linear(8, WIDTH), Added(add), nn.Linear(WIDTH, 4)).eval()
+    graph = graphprune.trace(model, torch.randn(3, 8))
+    assert {(group.role, group.units) for group in graph.groups} == {("width", WIDTH), ("mlp", INNER)}
 
 
 class Experts(nn.Module):

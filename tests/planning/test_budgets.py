@@ -383,3 +383,10 @@ def test_sensitivity_is_that_of_evaluation_and_changes_nothing() -> None:
 def test_ratios_of_sensitivity(resnet: graphprune.ChannelGraph) -> None:
     with pytest.raises(InputError, match="ratios: must be fractions between 0 and 1"):
         resnet.sensitivity(lambda model: 0.0, ratios=(1.5,))
+
+
+def test_overrides_by_the_names_of_weights() -> None:
+    """As the error says that a key matches: by names, layers or parameters."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 6))
+    assert kept(graph.plan(0.5, overrides={"0.weight": graphprune.Override(ratio=0.25)})) == {"0": 12, "2": 6}

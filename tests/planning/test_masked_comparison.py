@@ -144,3 +144,20 @@ def test_verify_names_what_fails_in_other_types_alone() -> None:
     slim.both.register_forward_hook(lambda module, args, y: y if y.dtype == torch.float64 else y[..., :-1])
     with pytest.raises(PlanError, match=r"ComplexPositions\.forward failed on the example inputs in its own types: "):
         graphprune.verify(model, slim, plan, x)
+
+
+def test_what_is_verified_stays_as_it_was() -> None:
+    """It is run as a copy, and not at all where it was converted: the inputs are of the types of the dense one."""
+
+    class Counting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.leave.weight.data = self.leave.weight.data * 0.9
+            return super().forward(x)
+
+    model, x = Counting().eval(), torch.randn(2, 3, 6, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    before = {name: tensor.clone() for name, tensor in slim.state_dict().items()}
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert all(torch.equal(before[name], tensor) for name, tensor in slim.state_dict().items())
+    assert graphprune.verify(model, slim.double(), plan, x).passed

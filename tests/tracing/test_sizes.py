@@ -209,7 +209,6 @@ def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tens
         ("print(x)", False),
         ("int(x) + np.zeros(3, dtype=int)", False),
         ("int(x) if type(x) is int else x.astype(int)", False),
-        ("int(x) if type(x) is int or type(x) in (int, float) else x", True),
         ("int(x) if x.dtype == int else x", False),
         ("int.from_bytes(int(x))", False),
         ("int(", False),
@@ -299,7 +298,7 @@ def halves(model, y):
         "type(half) == int and type(y.shape[1]) in (int, float)",
         "type(model.width) is type(4) and type(model.width / 2) is float",
         "model.width.__class__ is int and isinstance(type(half), type) and issubclass(type(half), int)",
-        "type(model.width).__name__ == 'int' and type('', (), {})() is not None",
+        "type(model.width).__name__ == 'int' and type(half)(3) == 3 and (model.width / 2).__class__ is float",
         "kinds[type(model.width)]",
     ],
 )
@@ -313,6 +312,20 @@ def test_sizes_have_the_type_of_integers(question: str, tmp_path: Path, monkeypa
     found = slim(asking(then), torch.randn(4, 5))
     assert found.enter.out_features in (16, 32)
     assert not {"int", "type"} & vars(sys.modules["asking"]).keys()
+
+
+@pytest.mark.parametrize("use", ["type(nn.ReLU) is type", "type('', (), {}).__module__", "typing.cast(type[int], 3)"])
+def test_other_uses_of_the_name_type_mean_what_they_mean(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meaning.py").write_text(
+        f"import typing\nfrom torch import nn\ndef then(model, y):\n    assert {use} and type(y) is not int\n"
+        "    return y.sum(1, keepdim=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "meaning", raising=False)
+    then = import_module("meaning").then
+    assert slim(type("Meaning", (Wide,), {"then": then})(then), torch.randn(4, 5)).enter.out_features == 16
 
 
 def zeroed(index: Any) -> Callable[[Any, Tensor], Tensor]:

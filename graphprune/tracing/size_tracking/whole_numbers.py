@@ -1,9 +1,9 @@
 """``int(size)`` and ``int(size / 2)`` in the files of a model are sizes, and ``type(size)`` is ``int``.
 
 Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
-type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it,
-ask ``isinstance`` and compare ``type(size)`` with it: an argument such as ``dtype=int`` wants the type itself. The name
-``type`` means one that tells of a size what it is in the program.
+type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it
+and ask ``isinstance``: an argument such as ``dtype=int`` wants the type itself. So does the name ``type``, which tells
+of a size what it is in the program.
 """
 
 from __future__ import annotations
@@ -50,16 +50,11 @@ class _Whole(int, metaclass=_AnyInteger):
 class _AnyType(type):
     """The type of a type that has Python's types as its instances, and of which a call is one of ``type``."""
 
-    integer: type
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        found = type(*args, **kwargs)
-        if len(args) > 1 or not issubclass(found, int | float):
-            return found
-        if found is Ratio:
-            return float
-        kind = args[0].kind if found is Size else None
-        return kind or (cls.integer if found in (Size, int) else found)
+    def __call__(cls, value: Any) -> Any:
+        found = type(value)
+        if found is Size:
+            return value.kind or int
+        return float if found is Ratio else found
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, type)
@@ -71,13 +66,8 @@ class _AnyType(type):
 class _Type(metaclass=_AnyType):
     """``type``, but for sizes."""
 
-    integer = int
-
-
-class _TypeBesideWhole(metaclass=_AnyType):
-    """The same where ``int`` means :class:`_Whole`."""
-
-    integer = _Whole
+    def __class_getitem__(cls, kind: Any) -> Any:
+        return type[kind]
 
 
 @contextmanager
@@ -93,11 +83,10 @@ def whole_numbers(kinds: Iterable[type]) -> Iterator[None]:
     with ExitStack() as stack:
         for name in names:
             module = sys.modules[name]
-            whole = only_called(module)
-            if whole:
+            if only_called(module):
                 stack.enter_context(patched(module, int=_Whole))
-            if name in types and "type" not in vars(module):
-                stack.enter_context(patched(module, type=_TypeBesideWhole if whole else _Type))
+            if name in types and only_called(module, "type"):
+                stack.enter_context(patched(module, type=_Type))
         yield
 
 
@@ -149,51 +138,45 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*inner)
 
 
-def only_called(module: ModuleType) -> bool:
-    """Does a file use the name ``int``, and only to call it, to ask ``isinstance`` or for the type of something, and in
-    annotations?"""
+def only_called(module: ModuleType, name: str = "int") -> bool:
+    """Does a file use the name, ``int`` or ``type``, and only to call it, to ask ``isinstance``, and in annotations?"""
     try:
-        return "int" not in vars(module) and _only_called_in(_source(module))
+        return name not in vars(module) and _only_called_in(_source(module, name), name)
     except (OSError, TypeError):  # the file is gone, or what was typed in is
         return False
 
 
-def _source(module: ModuleType) -> str:
-    """The text of a file, or of the functions and methods of a notebook that use ``int``."""
+def _source(module: ModuleType, name: str) -> str:
+    """The text of a file, or of the functions and methods of a notebook that use a name."""
     if getattr(module, "__file__", None) is not None:
         return inspect.getsource(module)
     defined = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
     own = [value for value in defined if value.__module__ == module.__name__]
     members = (v for kind in own if isinstance(kind, type) for v in vars(kind).values())
-    functions = {f for value in (*own, *members) if (f := function_of(value)) and "int" in _names(f.__code__)}
+    functions = {f for value in (*own, *members) if (f := function_of(value)) and name in _names(f.__code__)}
     return "\n".join(sorted(textwrap.dedent(inspect.getsource(function)) for function in functions))
 
 
-_CALLED = re.compile(r"\bint\(|\(int,")
-
-
 @lru_cache(maxsize=1 << 8)
-def _only_called_in(source: str) -> bool:
+def _only_called_in(source: str, name: str) -> bool:
     """:func:`only_called` of a file's text."""
-    if _CALLED.search(source) is None:
+    if re.search(rf"\b{name}\(|\({name},", source) is None:
         return False
     try:
         tree = ast.parse(source)
     except SyntaxError:  # the file was changed since
         return False
-    names = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "int"}
-    return bool(names) and names <= {id(name) for node in ast.walk(tree) for name in _allowed(node)}
+    found = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name}
+    return bool(found) and found <= {id(node) for one in ast.walk(tree) for node in _allowed(one, name)}
 
 
-def _allowed(node: ast.AST) -> Iterator[ast.AST]:
-    """The names in places where another type may stand."""
+def _allowed(node: ast.AST, name: str) -> Iterator[ast.AST]:
+    """The names in places where another type may stand; a call of ``type`` with more arguments makes a class."""
     if isinstance(node, ast.Call):
-        yield node.func
+        if name == "int" or (len(node.args) == 1 and not node.keywords):
+            yield node.func
         if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
-    elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Call):
-        if isinstance(node.left.func, ast.Name) and node.left.func.id == "type":
-            yield from (name for side in node.comparators for name in ast.walk(side))
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield from ast.walk(node.annotation)
     elif isinstance(node, ast.FunctionDef) and node.returns is not None:
