@@ -227,3 +227,22 @@ def test_programs_that_could_not_be_compared(then: Callable[[Program, Tensor], A
     plan = graphprune.trace(model, x).plan(0.5)
     assert plan.entries[1] < 0.7 * plan.entries[0]
     assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
+def test_parametrized_recurrent_layers_are_run_in_their_own_types() -> None:
+    """``copy.deepcopy`` refuses their class, which torch makes for each of them."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.leave = weight_norm(nn.LSTM(5, 16, batch_first=True), "weight_hh_l0"), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(self.layer(x)[0])
+            return found
+
+    model, x = Recurrent().eval(), torch.randn(2, 4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    slim(x)
