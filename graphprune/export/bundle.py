@@ -103,13 +103,17 @@ def save(
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
 
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _warn_of_unsaved(slim: nn.Module, structure: Structure) -> None:
     """Warn of values that ``load`` cannot bring back: it leaves what the dense model's own code makes."""
     lost = unsaved_values(slim, structure)
     if lost:
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         warnings.warn(
-            f"slim: a bundle holds parameters, buffers and tensors, but not {', '.join(lost[:4])}{more}; a loaded "
+            f"slim: a bundle holds parameters, buffers and tensors, but not {_some(lost)}; a loaded "
             "model has there what its class makes. Values that were changed since belong into buffers "
             "(register_buffer) and nn.ModuleList, or use torch.save(slim)",
             UnsavedValuesWarning,
@@ -187,9 +191,8 @@ def _warn_of_hooks(slim: nn.Module, structure: Structure) -> None:
     """Warn of hooks that the saved model had and no code of the loaded one has registered."""
     lost = missing_hooks(slim, structure)
     if lost:
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         warnings.warn(
-            f"directory: when it was saved, {', '.join(lost[:4])}{more} had hooks that this model does not have, since "
+            f"directory: when it was saved, {_some(lost)} had hooks that this model does not have, since "
             "a bundle holds none; flags and tensors that they set are loaded. If the outputs depend on them, register "
             "them again",
             UnsavedValuesWarning,

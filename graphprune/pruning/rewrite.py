@@ -151,7 +151,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     if not tensor.is_contiguous():
         return _empty_as(tensor, shape)
-    small = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    small = torch.empty(shape, dtype=tensor.dtype, device="meta")  # at once: this is called for every tensor
     return _parameter_as(tensor, small) if is_parameter(tensor) else small
 
 
