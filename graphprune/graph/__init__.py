@@ -6,8 +6,9 @@ In reading order:
 - labels: ``propagate`` (rules label every tensor) with ``index_buffers``, ``value_buffers``, ``recurrent_states``,
   ``unread`` and ``left_out``, ``solve`` (what follows from the labels) with ``label_runs`` and ``segments`` (many
   labels as one row);
-- units: ``groups`` (units and groups), ``roles`` with ``channel_makers``, ``couplings``, ``frozen`` with
-  ``constant_operands``, ``heads_in_one``, ``parameter_uses``, ``layer_axes`` (which layer has an axis);
+- units: ``groups`` (units and groups), ``roles`` with ``residual_sums`` and ``channel_makers``, ``couplings``,
+  ``frozen`` with ``constant_operands``, ``heads_in_one``, ``parameter_uses``, ``layer_axes`` (which layer has
+  an axis);
 - what sizes in the program demand: ``size_model`` and ``stated_sizes``, ``linear_expressions``, ``statistic_scales``,
   ``constraints``, ``literals``, ``slim_arguments``, ``channel_order``, ``candidates``, ``coupled_steps``;
 - layers of equal sizes: ``equal_layers``, with ``config_fields`` and ``built_sizes`` (what a configuration can say);

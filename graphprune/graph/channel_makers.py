@@ -23,22 +23,26 @@ _GATES = frozenset((aten.sigmoid.default, aten.hardsigmoid.default, aten.tanh.de
 
 
 class ChannelMakers:
-    """The makers of the channels of every tensor of a program, as the bits of a number."""
+    """The makers of the channels of every tensor of a program, as the bits of a number.
+
+    Attributes:
+        weights: the parameters, and what is worked out from them alone.
+    """
 
     def __init__(self, labeling: Labeling) -> None:
         self._labeling = labeling
-        self._weights: set[fx.Node] = set()
+        self.weights: set[fx.Node] = set()
         self._found: dict[fx.Node, int] = {}
         for node in labeling.nodes:
             if node.op == "get_attr":
-                self._weights.add(node)
-                self._found[node] = 1 << len(self._weights)
+                self.weights.add(node)
+                self._found[node] = 1 << len(self.weights)
             else:
                 self._found[node] = self._made(node) if node.op == "call_function" else 0
 
     def differ(self, one: fx.Node, other: fx.Node) -> bool:
         """Has each of two activations channels of a layer that made none of the other?"""
-        if not self._weights.isdisjoint((one, other)):
+        if not self.weights.isdisjoint((one, other)):
             return False
         a, b = self._found[one], self._found[other]
         return bool(a & ~b and b & ~a)
@@ -50,14 +54,14 @@ class ChannelMakers:
         operands = node.all_input_nodes
         if node.target in _SCALES:
             operands = [operand for operand in operands if operand.target not in _GATES]
-        weights = [o for o in operands if o in self._weights and self._labeling.tensor(o).arrays]
-        others = [o for o in operands if o not in self._weights]
+        weights = [o for o in operands if o in self.weights and self._labeling.tensor(o).arrays]
+        others = [o for o in operands if o not in self.weights]
         makes = bool(weights) and not _entry_by_entry(node)
         numbers = [o for o in operands if _counts(o)] if makes else []
         if (
             self._chosen({*numbers, *others}) if numbers else operands and not others
         ):  # worked out from weights, it is one itself
-            self._weights.add(node)
+            self.weights.add(node)
             return self._together(operands)
         return self._together(weights if makes else others)
 

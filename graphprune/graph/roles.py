@@ -8,12 +8,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from graphprune.graph.channel_makers import ChannelMakers
 from graphprune.graph.propagate import Labeling
+from graphprune.graph.residual_sums import residual_sums
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.registry import has_trait, rule_of
-from graphprune.rules.traits import Trait
+from graphprune.rules.registry import rule_of
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -37,7 +36,7 @@ class Roles:
 
     @cached_property
     def _summed(self) -> Mask:
-        return _units_of(self._labeling, self._solution, _summed(self._labeling))
+        return _units_of(self._labeling, self._solution, residual_sums(self._labeling))
 
     @cached_property
     def _nested(self) -> Mask:
@@ -95,27 +94,6 @@ def _without_repeats(ids: Ids) -> Ids:
     """Leave out labels that equal the one before: rows are repeated for every channel of a head."""
     found: Ids = ids[np.diff(ids, prepend=-1) != 0]
     return found
-
-
-_MIXES = frozenset((torch.ops.aten.lerp.Scalar, torch.ops.aten.lerp.Tensor, torch.ops.aten.addcmul.default))
-"""What adds its first two operands, one of them weighted."""
-
-
-def _summed(labeling: Labeling) -> list[LabeledTensor]:
-    """The results of sums and differences of activations that different layers made: these tie their channels.
-
-    ``h + h**3``, as in an activation function that is written out, is one layer's.
-    """
-    sums = []
-    for node in labeling.nodes:
-        if node.op == "call_function" and (
-            has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS) or node.target in _MIXES
-        ):
-            both = [a for a in node.args[:2] if isinstance(a, torch.fx.Node) and labeling.tensor(a).arrays]
-            if len(both) == 2:
-                sums.append((node, *both))
-    makers = ChannelMakers(labeling) if sums else None
-    return [labeling.values[node] for node, one, other in sums if makers and makers.differ(one, other)]
 
 
 def _multiplied(labeling: Labeling) -> tuple[list[LabeledTensor], list[LabeledTensor]]:

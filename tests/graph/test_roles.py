@@ -158,6 +158,51 @@ def test_sums_of_what_different_layers_made_tie_the_width(model: nn.Module, give
     assert next(group for group in graph.groups if group.units == WIDTH).role == "width"
 
 
+class Conditioned(nn.Module):
+    """A residual block whose inner channels are shifted by a vector of each sample, such as a time embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, 3, 1)
+        self.up, self.down = nn.Conv2d(WIDTH, INNER, 3, padding=1), nn.Conv2d(INNER, WIDTH, 3, padding=1)
+        self.shift = nn.Linear(6, INNER)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        x = self.enter(x)
+        h = self.up(x) + self.shift(time)[:, :, None, None]
+        found: Tensor = self.leave(x + self.down(h.relu()))
+        return found
+
+
+class InParts(nn.Module):
+    """A residual block whose inner layer is a sum of linear ones: a matrix and a product of two small ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
+        self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.a, self.b = nn.Linear(WIDTH, 3, bias=False), nn.Linear(3, INNER, bias=False)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        h = self.up(x) + self.b(self.a(self.dropout(x))) * 2.0
+        found: Tensor = self.leave(x + self.down(h.relu()))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [(Conditioned(), (torch.randn(2, 3, 4, 4), torch.randn(2, 6))), (InParts(), (torch.randn(2, 6),))],
+    ids=["conditioned", "in parts"],
+)
+def test_inner_sums_of_a_block_are_no_residual_sums(model: nn.Module, given: tuple[Tensor, ...]) -> None:
+    graph = graphprune.trace(model.eval(), given)
+    roles = {group.role for group in graph.groups if group.units == INNER}
+    assert roles == {"mlp"}
+    assert next(group for group in graph.groups if group.units == WIDTH).role == "width"
+
+
 class Positions(nn.Module):
     """A residual stream that a convolution reads in groups, as positions in wav2vec 2.0, or a norm does."""
 

@@ -1,0 +1,87 @@
+"""The sums by which branches of a network join: they tie the channels that different layers make.
+
+``h + h**3``, as in an activation function that is written out, is one layer's. What is the same at all places, as the
+embedding of a time step, is added to a branch and is none. And sums of what layers make of the same tensor, with
+nothing between that is not linear, are one layer's in several parts, as ``W x + B A x`` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+from torch import fx
+
+from graphprune.graph.channel_makers import ChannelMakers
+from graphprune.graph.propagate import Labeling
+from graphprune.rules.labels import LabeledTensor
+from graphprune.rules.registry import has_trait, norm_of, rule_of
+from graphprune.rules.traits import Trait
+
+_MIXES = frozenset((torch.ops.aten.lerp.Scalar, torch.ops.aten.lerp.Tensor, torch.ops.aten.addcmul.default))
+"""What adds its first two operands, one of them weighted."""
+
+
+def residual_sums(labeling: Labeling) -> list[LabeledTensor]:
+    """The results of sums and differences of activations that different layers made in branches of a network."""
+    sums = [(node, *both) for node in labeling.nodes if (both := _summands(labeling, node))]
+    if not sums:
+        return []
+    makers = ChannelMakers(labeling)
+    linear = _LinearParts(makers.weights)
+    return [
+        labeling.values[node]
+        for node, one, other in sums
+        if makers.differ(one, other) and not linear.of_one_tensor(one, other)
+    ]
+
+
+def _summands(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
+    """The two activations that a call adds, or none: each has an entry for every place of a sample."""
+    if node.op != "call_function" or not (has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS) or node.target in _MIXES):
+        return []
+    both = [a for a in node.args[:2] if isinstance(a, fx.Node) and labeling.tensor(a).arrays]
+    places = labeling.tensor(node).shape[1:]
+    everywhere = (labeling.tensor(one).shape[-len(places) :] == places for one in both) if places else (True,)
+    return both if len(both) == 2 and all(everywhere) else []
+
+
+_PASSES = (Trait.IDENTITY, Trait.DETACHES, Trait.DROPS, Trait.MOVES, Trait.SCALES, Trait.DIVIDES, Trait.ADDS)
+"""What a linear layer's result may go through, beside a weight or a number, and be one still."""
+
+
+class _LinearParts:
+    """From which activation, by products with weights and nothing that is not linear, other activations come.
+
+    Args:
+        weights: parameters, and what is worked out from them alone.
+    """
+
+    def __init__(self, weights: Set[fx.Node]) -> None:
+        self._weights = weights
+
+    def of_one_tensor(self, one: fx.Node, other: fx.Node) -> bool:
+        """Are both made by weights from the same activation?"""
+        (a, made_a), (b, made_b) = self._source(one), self._source(other)
+        return a is b and made_a and made_b
+
+    def _source(self, node: fx.Node) -> tuple[fx.Node, bool]:
+        """Where a linear path to an activation begins, and whether a product with a weight lies on it."""
+        made = False
+        while (before := self._before(node)) is not None:
+            node, made = before, made or not has_trait(node.target, *_PASSES)
+        return node, made
+
+    def _before(self, node: fx.Node) -> fx.Node | None:
+        """The only activation of which a call is a linear function, if it is one."""
+        activations = [operand for operand in node.all_input_nodes if operand not in self._weights]
+        if node.op != "call_function" or len(activations) != 1:
+            return None
+        linear = has_trait(node.target, *_PASSES) or self._is_product(node)
+        return activations[0] if linear else None
+
+    def _is_product(self, node: fx.Node) -> bool:
+        """Does a call sum over dimensions of two operands, an activation and a weight?"""
+        known = rule_of(node.target)
+        pairs = known.sums(*node.args, **node.kwargs) if known is not None and known.sums is not None else ()
+        return len(pairs) == 2 and norm_of(node.target) is None
