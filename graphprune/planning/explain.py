@@ -15,6 +15,7 @@ from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.living import all_living
 from graphprune.planning.limits import Limit
 from graphprune.planning.objectives import UNIT_KIND, Budget
+from graphprune.planning.options import ROLE_OPTIONS
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
 from graphprune.utils.arrays import Mask
@@ -117,7 +118,18 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
     if not setup.reached[number]:
         return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
     tie = _tie(constraints, group)
-    return tied_by(tie) if tie else reason_of_kind(kind, narrower)
+    return tied_by(tie, _in_step(setup, group)) if tie else reason_of_kind(kind, narrower)
+
+
+def _in_step(setup: PlanSetup, group: Group) -> str:
+    """What to ask for too, with which a group that is tied to channels that stay would lose some of its own."""
+    if _tie(setup.demands, group):
+        return ""
+    units = [e.expression.units for e in setup.demands.equations if np.isin(e.expression.units, group.unit_ids).any()]
+    numbers = np.unique(setup.graph.units.group_of[np.concatenate(units)]).tolist() if units else ()
+    roles = {setup.groups[n].role for n in numbers if n >= 0 and not setup.reached[n] and not setup.limits[n].frozen}
+    asked = [f"{role}=" for role in ROLE_OPTIONS if role in roles]
+    return f" (give {' and '.join(asked)} too: they go in step)" if asked else ""
 
 
 def _unasked(setup: PlanSetup, number: int) -> str:

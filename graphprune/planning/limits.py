@@ -187,7 +187,7 @@ def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) ->
                 f"{role}: {ratio:g} is asked of {role}, of which nothing can be removed from this model; there are "
                 f"groups of {', '.join(there)}",
                 found=f"{role}={ratio:g}, and no group of {role}",
-                needed=f"one of {', '.join(there)}",
+                needed=f"one of {', '.join('a ratio for all (0.5)' if one == 'groups' else one for one in there)}",
                 do="print(graph) lists the groups, and what is frozen; graph.explain(layer) says why its channels stay",
             )
 

@@ -15,6 +15,8 @@ from graphprune.calibration.statistics import Statistics
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.blocks import hindrance
+from graphprune.graph.candidates import candidates
+from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.cost import CostModel
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
@@ -125,6 +127,11 @@ class PlanSetup:
             wanted = group.units > self.limits[number].least
             found.append(wanted if ratio is None else wanted and share_kept(group.units, ratio) < group.units)
         return np.array(found, bool)
+
+    @cached_property
+    def demands(self) -> SizeConstraints:
+        """What sizes in the program would demand if something were asked of every group."""
+        return candidates(self.graph, narrower=self.options.narrower)[1]
 
 
 def _require_groups(graph: Analysis) -> None:

@@ -101,6 +101,16 @@ def test_heads_that_a_size_of_the_input_holds_say_so() -> None:
     assert heads.why.startswith("the code has one size for them and for channels that stay, at ")
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+def test_a_width_that_goes_in_step_with_heads_says_what_to_ask_for_too() -> None:
+    model = nn.Sequential(nn.Linear(5, 16), FixedAttention(), nn.Linear(16, 3)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 6, 5))
+    (width,) = (choice for choice in graph.plan(mlp=0.5).choices if choice.group == "0")
+    assert (width.role, width.kept) == ("mlp", 16)
+    assert " (give heads= too: they go in step), at " in width.why
+    assert {choice.kept for choice in graph.plan(mlp=0.5, heads=0.5).choices if choice.group == "0"} == {8}
+
+
 class AllChosen(nn.Module):
     def __init__(self) -> None:
         super().__init__()
