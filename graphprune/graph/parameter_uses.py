@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import fx
 
 from graphprune.graph.propagate import Labeling
-from graphprune.rules.labels import ParameterAxis
+from graphprune.rules.labels import ParameterAxis, parameter_axes
 from graphprune.rules.matmul_view import AxisTable
 from graphprune.rules.registry import matmul_views, norm_call
 
 
 def parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Nodes that are computed from parameters and buffers alone."""
+    """Nodes that are computed from parameters, buffers and numbers alone."""
     found: set[fx.Node] = set()
     for node in nodes:
         inputs = node.all_input_nodes
-        computed = node.op == "call_function" and inputs and all(n in found for n in inputs)
-        if computed or (node.op == "get_attr" and "tensor" in node.meta):
+        known = all(n in found for n in inputs) if inputs else node.meta.get("shape") == ()
+        if (node.op == "call_function" and known) or (node.op == "get_attr" and "tensor" in node.meta):
             found.add(node)
     return found
 
@@ -33,8 +33,30 @@ def consumed_axes(labeling: Labeling) -> frozenset[ParameterAxis]:
         weight = labeling.values[node.args[matmul.weight]] if matmul else None  # type: ignore[index]
         owners = matmul.owners(weight, node.args, table) if matmul and weight is not None else None
         for ids in owners.contracted if owners else ():
-            found |= table.names(ids)
+            names = table.names(ids)
+            found |= names
+            found.update(_merged(node.args[matmul.weight], names))  # type: ignore[union-attr, arg-type]
     return frozenset(found)
+
+
+def _merged(weight: fx.Node, axes: Iterable[ParameterAxis]) -> Iterator[ParameterAxis]:
+    """The same axes of other parameters of this shape that a weight is computed from: labels name one of them."""
+    sources = {one.meta["tensor"]: one for one in computed_from(weight) if "tensor" in one.meta}
+    for axis in axes:
+        shape = sources[axis.parameter].meta["shape"] if axis.parameter in sources else None
+        for name, one in sources.items():
+            if one.meta["shape"] == shape:
+                yield parameter_axes(name, len(shape))[axis.dim]
+
+
+def computed_from(node: fx.Node) -> set[fx.Node]:
+    """A node and all that it is computed from."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = [one for one in waiting.pop().all_input_nodes if one not in found]
+        waiting += new
+        found.update(new)
+    return found
 
 
 def scale_axes(labeling: Labeling) -> frozenset[ParameterAxis]:

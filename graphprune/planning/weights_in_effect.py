@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.parameter_uses import computed_from
 from graphprune.pruning.float64 import in_float64, reads_default_type, widen, widened_tensor
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, in_any_type
@@ -38,7 +39,7 @@ class WeightsInEffect(Mapping[str, Tensor]):
         self._parameters, self._others = parameters, {**buffers, **graph.trace.constants}
         self._steps: dict[str, list[fx.Node]] = {}
         for name, node in _made(graph).items():
-            steps = sorted(_before(node), key=graph.trace.node_index)
+            steps = sorted(computed_from(node), key=graph.trace.node_index)
             if name in parameters and all(self._has_value(step) for step in steps if step.op == "get_attr"):
                 self._steps[name] = steps
         self._as_default = bool(self._steps) and reads_default_type(graph.trace.graph)
@@ -94,7 +95,7 @@ def _made(graph: Analysis) -> dict[str, fx.Node]:
     found: dict[str, list[fx.Node | None]] = {}
     for node in nodes:
         if node in alone and (node in graph.trace.outputs or not others.isdisjoint(node.users)):
-            for source in _before(node):
+            for source in computed_from(node):
                 if source.op == "get_attr" and "tensor" in source.meta:
                     found.setdefault(source.meta["tensor"], []).append(_stand_in(graph, source, node))
     return {name: made[0] for name, made in found.items() if made[0] is not None and None not in made}
@@ -118,16 +119,6 @@ def _is_known(op: Any) -> bool:
 def _computes(node: fx.Node) -> bool:
     """Does a call do more than arrange entries?"""
     return node.op == "call_function" and node.target is not operator.getitem and not has_trait(node.target, *_LAYOUT)
-
-
-def _before(node: fx.Node) -> set[fx.Node]:
-    """A node and all that it is computed from."""
-    found, waiting = {node}, [node]
-    while waiting:
-        new = [one for one in waiting.pop().all_input_nodes if one not in found]
-        waiting += new
-        found.update(new)
-    return found
 
 
 def _stand_in(graph: Analysis, parameter: fx.Node, used: fx.Node) -> fx.Node | None:

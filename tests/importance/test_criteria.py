@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import graphprune
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
+from graphprune.graph.parameter_uses import consumed_axes
 from graphprune.importance.activations import SCHUR_RIDGE
 from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
 from graphprune.importance.context import Context
@@ -173,6 +174,42 @@ def test_fpgm_of_heads_looks_at_all_that_makes_them() -> None:
         expected.append(sum((weight[:, j] - weight[:, k]).norm().item() for k in range(4)))
     found = find_criterion("fpgm").score(heads, context)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+
+
+class MaskedReader(nn.Module):
+    """A layer whose weight is masked by truth values, as ``written`` says, and the layer that it reads."""
+
+    def __init__(self, written: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.written = nn.Linear(5, 6), nn.Linear(6, 3), written
+        self.register_buffer("mask", torch.arange(18).view(3, 6) % 4 > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.written(self.second.weight, self.mask)
+        return nn.functional.linear(self.first(x).relu(), weight, self.second.bias)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda weight, mask: weight * mask,
+        lambda weight, mask: mask * weight,
+        lambda weight, mask: weight.masked_fill(~mask, 0.0),
+        lambda weight, mask: torch.where(mask, weight, 0.0),
+    ],
+    ids=["right", "left", "filled", "chosen"],
+)
+def test_fpgm_leaves_out_layers_that_read_a_unit_however_their_weights_are_masked(
+    written: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model = MaskedReader(written).eval()
+    graph, context = context_of(model, torch.randn(2, 5))
+    assert {"second.weight[1]", "mask[1]", "first.weight[1]"} == consumed_axes(graph.labeling)
+    weight = model.first.weight.detach()
+    found = find_criterion("fpgm").score(graph.groups[0], context)
+    expected = torch.cdist(weight, weight).sum(1).double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_twins_are_nearest_to_the_median() -> None:

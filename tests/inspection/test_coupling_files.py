@@ -82,7 +82,7 @@ def test_nodes_say_their_groups_and_why_they_stay() -> None:
     graph = graphprune.trace(Quoted(), torch.zeros(2, 3))
     nodes = plain_couplings(graph).nodes
     assert nodes["two.weight[0]"] == {
-        "kind": "channel", "size": 4, "parameter": "two.weight", "dim": 0, "groups": "one", "role": "width"
+        "kind": "channel", "size": 4, "parameter": "two.weight", "dim": 0, "groups": "one", "role": "mlp"
     }  # fmt: skip
     assert nodes["last.weight[0]"]["frozen"] == "output of the model"
     assert "groups" not in nodes["last.weight[0]"]
