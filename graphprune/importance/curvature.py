@@ -65,9 +65,9 @@ class _Opening:
     @staticmethod
     def of(consumer: ConsumerStatistics, context: Context) -> _Opening | None:
         """None: the consumer's weight is no whole parameter, but a part of one, or computed from several."""
-        names = {axis.parameter for axis in consumer.axes}
-        name = consumer.axes[0].parameter
-        weight = context.weights.get(name) if len(names) == 1 else None
+        names = {axis.parameter for axis in consumer.axes}  # none where channels are not summed, as in a depthwise one
+        name = names.pop() if len(names) == 1 else ""
+        weight = context.weights.get(name)
         if weight is None or not weight.is_floating_point() or not _is_masked(context.tensors[name], weight):
             return None
         # a batch of matrices has units along its blocks too, which are summed over one after another
