@@ -26,7 +26,8 @@ from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids, distinct_columns
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
+from graphprune.utils.modules import is_parameter
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, is_random
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -57,7 +58,9 @@ class Observer(DispatchMode):
         self.kernel_positions = kernel_positions
         self._labels = Labels()
         self._axes = {axis.name: axis for axis in units.axes}
-        self._roots = {id(t): (t, name) for name, t in tensors.items() if is_float(t)}
+        self._roots = {id(t): (t, name) for name, t in tensors.items()}
+        self._parameters = {name for name, t in tensors.items() if is_parameter(t)}
+        self._numbers: dict[tuple[int, ...], LabeledTensor] = {}
         self._named: dict[int, LabeledTensor] = {}
         self._known: dict[int, tuple[Tensor, LabeledTensor | None]] = {}
         self._results: dict[Any, Any] = {}
@@ -119,19 +122,46 @@ class Observer(DispatchMode):
             return found[1]
         root = self._roots.get(id(tensor))
         if root is not None and id(tensor) not in self._named:
-            self._named[id(tensor)] = self._labels.parameter(root[1], tuple(tensor.shape))
+            shape = tuple(tensor.shape)
+            self._named[id(tensor)] = self._labels.parameter(root[1], shape) if is_float(tensor) else self._plain(shape)
         return self._named.get(id(tensor))
+
+    def _plain(self, shape: tuple[int, ...]) -> LabeledTensor:
+        """The labels of numbers that are the same in every run and have no channels: masks, what is made of sizes."""
+        return self._numbers.setdefault(shape, LabeledTensor(shape))
 
     def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         labels = [self._label(t) for t in operands]
-        if labels and all(value is not None for value in labels):
+        known = all(value is not None for value in labels) if labels else _is_number(func, out)
+        if known:
             outs = out if isinstance(out, tuple | list) else [out]
-            for tensor, value in zip(outs, self._labeled(func, args, kwargs, outs), strict=True):
+            for tensor, value in zip(outs, self._results_of(func, args, kwargs, outs), strict=True):
                 if isinstance(tensor, Tensor):
                     self._known[id(tensor)] = tensor, value
         elif labels and labels[0] is not None and is_mutable(func):
             self._known[id(operands[0])] = operands[0], None  # overwritten with other values
+
+    def _results_of(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabeledTensor | None]:
+        """The labels of the results of a call on parameters and buffers alone; None: it cannot be told."""
+        shapes = [tuple(one.shape) if isinstance(one, Tensor) else () for one in outs]
+        labels = [label for label in map(self._label, (*tensors_of(args), *tensors_of(kwargs))) if label is not None]
+        plain = [not label.arrays and label is self._numbers.get(label.shape) for label in labels]
+        if all(plain):
+            return [self._plain(shape) for shape in shapes]
+        entrywise = torch.Tag.pointwise in getattr(func, "tags", ()) or has_trait(func, Trait.ENTRYWISE, Trait.MASKS)
+        whole = [label for label in labels if label.arrays and label.shape == shapes[0]] if entrywise else []
+        if whole:
+            return [max(whole, key=self._is_weight)]
+        return self._labeled(func, args, kwargs, outs) if entrywise or not any(plain) else [None] * len(outs)
+
+    def _is_weight(self, labels: LabeledTensor) -> bool:
+        """Are these the channels of one parameter, each dimension by itself? Of several tensors that are merged it is
+        the one whose channels the result has."""
+        table = AxisTable(self._labels.axes)
+        alone = all(len(array.dims) == 1 and table.named(array) for array in labels.arrays)
+        names = {axis.parameter for array in labels.arrays for axis in table.names(array.ids)} if alone else set()
+        return len(names) == 1 and names <= self._parameters
 
     def _labeled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabeledTensor]:
         """The labels of the results, cached for equal calls: applying a rule again would add the same facts again."""
@@ -253,6 +283,11 @@ class Observer(DispatchMode):
             if axis.name in self._axes:
                 found[here] = self.units.labels_of(self._axes[axis.name])[ids[here] - axis.start]
         return found
+
+
+def _is_number(func: Any, out: Any) -> bool:
+    """Does a call without tensors make a number, the same each time?"""
+    return isinstance(out, Tensor) and not out.ndim and not is_random(func)
 
 
 def _entries(ids: Ids, table: AxisTable) -> tuple[tuple[ParameterAxis | None, ...], bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -210,6 +211,34 @@ def test_fpgm_leaves_out_layers_that_read_a_unit_however_their_weights_are_maske
     found = find_criterion("fpgm").score(graph.groups[0], context)
     expected = torch.cdist(weight, weight).sum(1).double()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "flap", "schur", "obs"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda weight, mask: weight * mask,
+        lambda weight, mask: mask * weight,
+        lambda weight, mask: weight * mask.float(),
+        lambda weight, mask: weight.masked_fill(mask == 0, 0.0),
+        lambda weight, mask: torch.where(mask.bool(), weight, 0.0),
+        lambda weight, mask: torch.where(mask.bool(), weight, torch.zeros_like(weight)),
+    ],
+    ids=["right", "left", "cast", "filled", "chosen", "or zeros"],
+)
+def test_masked_weights_score_as_weights_with_zeros(
+    written: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, criterion: str
+) -> None:
+    torch.manual_seed(0)
+    masked, data = MaskedReader(written).eval(), torch.randn(20, 5)
+    masked.mask = masked.mask.to(dtype)
+    plain = nn.Sequential(masked.first, nn.ReLU(), copy.deepcopy(masked.second))
+    with torch.no_grad():
+        plain[2].weight.mul_(masked.mask)
+    contexts = (context_of(model, data[:2], [data]) for model in (plain, masked))
+    expected, found = (CRITERIA[criterion].score(graph.groups[0], context) for graph, context in contexts)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_twins_are_nearest_to_the_median() -> None:
