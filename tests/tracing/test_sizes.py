@@ -204,19 +204,22 @@ def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tens
     ("text", "only"),
     [
         ("def f(x: int, y: list[int]) -> int:\n    z: int = int(x)\n    return isinstance(z, (int, float))", True),
-        ("a, b = map(int, x.shape)", True),
-        ("x = 1", False),
-        ("print(x)", False),
-        ("int(x) + np.zeros(3, dtype=int)", False),
-        ("int(x) if type(x) is int else x.astype(int)", False),
-        ("int(x) if x.dtype == int else x", False),
-        ("int.from_bytes(int(x))", False),
+        ("lambda x: list(map(int, x.shape))", True),
+        ("def f(x):\n    x = 1", False),
+        ("lambda x: print(x)", False),
+        ("lambda x: int(x) + np.zeros(3, dtype=int)", False),
+        ("lambda x: int(x) if type(x) is int else x.astype(int)", False),
+        ("lambda x: int(x) if x.dtype == int else x", False),
+        ("lambda x: int.from_bytes(int(x))", False),
         ("int(", False),
-        ("int(map(), isinstance())", True),
+        ("lambda: int(map(), isinstance())", True),
+        ("int(x)", False),
+        ("f = lambda x: int(x)\ntable = np.zeros(3, dtype=int)", True),
+        ("f = lambda x: int(x)\ndef main(parser): parser.add_argument('--epochs', type=int)", True),
     ],
 )
 def test_which_files_only_call_the_name(text: str, only: bool, tmp_path: Path) -> None:
-    """In the others it may be given to numpy or compared, which wants the type itself."""
+    """In the others functions may give it to numpy or compare it, which wants the type itself."""
     module = ModuleType("a_file")
     module.__file__ = str(tmp_path / "a_file.py")
     Path(module.__file__).write_text(text)
@@ -300,6 +303,7 @@ def halves(model, y):
         "model.width.__class__ is int and isinstance(type(half), type) and issubclass(type(half), int)",
         "type(model.width).__name__ == 'int' and type(half)(3) == 3 and (model.width / 2).__class__ is float",
         "kinds[type(model.width)]",
+        "type(model.width) is int and type('Kind', (dict,), {'size': 3}).size == 3",
     ],
 )
 def test_sizes_have_the_type_of_integers(question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

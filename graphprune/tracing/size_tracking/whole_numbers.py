@@ -50,7 +50,9 @@ class _Whole(int, metaclass=_AnyInteger):
 class _AnyType(type):
     """The type of a type that has Python's types as its instances, and of which a call is one of ``type``."""
 
-    def __call__(cls, value: Any) -> Any:
+    def __call__(cls, value: Any, *made_of: Any, **kwargs: Any) -> Any:
+        if made_of:
+            return type(value, *made_of, **kwargs)
         found = type(value)
         if found is Size:
             return value.kind or int
@@ -139,7 +141,8 @@ def _names(code: CodeType) -> frozenset[str]:
 
 
 def only_called(module: ModuleType, name: str = "int") -> bool:
-    """Does a file use the name, ``int`` or ``type``, and only to call it, to ask ``isinstance``, and in annotations?"""
+    """Do functions of a file use the name, ``int`` or ``type``, and only to call it, to ask ``isinstance``, and in
+    annotations? What the file itself does with it was done when it was imported."""
     try:
         return name not in vars(module) and _only_called_in(_source(module, name), name)
     except (OSError, TypeError):  # the file is gone, or what was typed in is
@@ -166,15 +169,18 @@ def _only_called_in(source: str, name: str) -> bool:
         tree = ast.parse(source)
     except SyntaxError:  # the file was changed since
         return False
-    found = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name}
-    return bool(found) and found <= {id(node) for one in ast.walk(tree) for node in _allowed(one, name)}
+    run = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    bodies = [line for node in run for line in (node.body if isinstance(node.body, list) else [node.body])]
+    inner = {id(node): node for line in bodies for node in ast.walk(line)}
+    found = {key for key, node in inner.items() if isinstance(node, ast.Name) and node.id == name}
+    return bool(found) and found <= {id(node) for one in inner.values() for node in _allowed(one)}
 
 
-def _allowed(node: ast.AST, name: str) -> Iterator[ast.AST]:
-    """The names in places where another type may stand; a call of ``type`` with more arguments makes a class."""
+def _allowed(node: ast.AST) -> Iterator[ast.AST]:
+    """The names in places where another type may stand, as in ``add_argument("--epochs", type=int)``."""
     if isinstance(node, ast.Call):
-        if name == "int" or (len(node.args) == 1 and not node.keywords):
-            yield node.func
+        yield node.func
+        yield from (given.value for given in node.keywords if given.arg == "type")
         if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
