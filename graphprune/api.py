@@ -36,7 +36,7 @@ from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
-from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
+from graphprune.planning.chosen_channels import entry_count, indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests, warn_of_kept_channels
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.kv_merging import plan_of_merged_heads
@@ -230,8 +230,11 @@ class ChannelGraph(Printed, Analysis):
             PlanError: these channels cannot go, or not without others: the message says what else.
         """
         check_type("kept", kept, Mapping, "a dict of the numbers that stay, by names")
-        named = {self._channels(name): indices(f"kept[{name!r}]", value) for name, value in kept.items()}
-        return self._warned(plan_of_kept(self, named))
+        chosen = {}
+        for name, value in kept.items():
+            channels = self._channels(name)
+            chosen[channels] = indices(f"kept[{name!r}]", value, entry_count(self, channels))
+        return self._warned(plan_of_kept(self, chosen))
 
     def plan_from_masks(self, masks: Mapping[str, Tensor]) -> Plan:
         """The plan without the channels of which masks leave nothing, as ``torch.nn.utils.prune`` makes them.

@@ -35,7 +35,7 @@ from graphprune.utils.modules import uncompiled_name
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
     """A plan that keeps these entries of parameter axes, and these units of groups; see ``plan_from_kept``."""
     choice = _Entries(graph)
-    removed = {axis: _others(axis, index, choice.size(axis)) for axis, index in kept.items()}
+    removed = {axis: _others(axis, index, entry_count(graph, axis)) for axis, index in kept.items()}
     dead = choice.dead({axis: gone for axis, gone in removed.items() if isinstance(axis, ParameterAxis)})
     for group, gone in removed.items():
         if isinstance(group, Group):
@@ -67,6 +67,11 @@ def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
     Args, returns and raises: as :func:`masked_units`.
     """
     return _Entries(graph).partly_masked(_empty_entries(graph, masks))
+
+
+def entry_count(graph: Analysis, of: ParameterAxis | Group) -> int:
+    """How many entries an axis has, or units a group."""
+    return of.units if isinstance(of, Group) else int(graph.trace.shapes[of.parameter][of.dim])
 
 
 def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
@@ -167,10 +172,6 @@ class _Entries:
         self._graph = graph
         self._axes = {axis.parameter_axis: number for number, axis in enumerate(graph.units.axes)}
         self._classes = graph.solution.count
-
-    def size(self, of: ParameterAxis | Group) -> int:
-        """How many entries there are."""
-        return of.units if isinstance(of, Group) else self._graph.units.axes[self._axes[of]].size
 
     def dead(self, removed: Mapping[ParameterAxis, Ids]) -> Mask:
         """The units of which every entry on these axes is removed. [classes]
@@ -373,18 +374,21 @@ def units_by_group(graph: Analysis, units: Iterable[int]) -> list[tuple[str, lis
     return list(found.items())
 
 
-def indices(name: str, value: object) -> Ids:
+def indices(name: str, value: object, size: int) -> Ids:
     """Numbers that somebody gives: a sequence, an array, or a tensor; a mask of truth values too.
 
     Args:
         name: what they are given as, for messages.
         value: what was given.
+        size: how many entries they choose among.
 
     Raises:
-        InputError: they are none of these, or a number is there twice, as in masks of zeros and ones.
+        InputError: they are none of these, a number is there twice, as in masks of zeros and ones, or a mask has
+            another length.
     """
     array = _array(value)
     if array.dtype == bool and array.ndim == 1:
+        _check_length(name, len(array), size)
         return np.flatnonzero(array)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise InputError(
@@ -406,6 +410,18 @@ def indices(name: str, value: object) -> Ids:
             "ones: mask.bool()",
         )
     return numbers
+
+
+def _check_length(name: str, length: int, size: int) -> None:
+    """Raise an InputError if a mask does not say of every entry whether it stays."""
+    if length != size:
+        raise InputError(
+            f"{name}: is a mask of {length} truth values, and there are {size} entries",
+            where=name,
+            found=f"{length} truth values",
+            needed=f"{size}, one for each entry",
+            do="say of each entry whether it stays, or give the numbers of those that do, such as [0, 1, 5]",
+        )
 
 
 def _array(value: object) -> Any:

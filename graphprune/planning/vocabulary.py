@@ -62,7 +62,7 @@ def prune_vocabulary(
     """
     whole = analyze(model, example_inputs, outputs)
     vocabulary = _Vocabulary.of(whole.trace)
-    kept = _checked(indices("ids", ids), vocabulary)
+    kept = _checked(indices("ids", ids, vocabulary.size), vocabulary)
     special = SpecialIds.of(whole.model, vocabulary.tables, vocabulary.size)
     special.check(kept.tolist())
     calls = _with_tensors(whole.examples, vocabulary.inputs, lambda t: _present(t, kept))

@@ -77,6 +77,8 @@ def test_heads_by_number() -> None:
         ({"first": [8]}, InputError, "has 8 entries, numbered from 0, and 8 is none"),
         ({"first": [-1]}, InputError, "and -1 is none"),
         ({"first": []}, InputError, "give the numbers of the entries|nothing of first"),
+        ({"first": [True, False]}, InputError, r"kept\['first'\]: is a mask of 2 truth values, and there are 8"),
+        ({"first": torch.ones(9, dtype=torch.bool)}, InputError, "is a mask of 9 truth values, and there are 8"),
         ({"first": [0.5]}, InputError, "give the numbers of the entries that stay"),
         ({"first": [0, 1], "second.weight[1]": [0, 2]}, PlanError, "cannot go alone: it belongs to first"),
     ],
