@@ -59,6 +59,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     inputs = clock("inputs", lambda: example_inputs_for(model)) if inputs is None else inputs
     graph = clock("trace", lambda: graphprune.trace(model, inputs))
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
+    plan = clock("json", lambda: graphprune.Plan.from_json(plan.to_json()))
     slim = clock("apply", lambda: plan.apply(model))
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
     heated = clock("hot", lambda: _heated(model, inputs, plan))

@@ -152,7 +152,7 @@ class Observer(DispatchMode):
         entrywise = torch.Tag.pointwise in getattr(func, "tags", ()) or has_trait(func, Trait.ENTRYWISE, Trait.MASKS)
         whole = [label for label in labels if label.arrays and label.shape == shapes[0]] if entrywise else []
         if whole:
-            return [max(whole, key=self._is_weight)]
+            return [whole[0] if len(whole) == 1 else max(whole, key=self._is_weight)]
         return self._labeled(func, args, kwargs, outs) if entrywise or not any(plain) else [None] * len(outs)
 
     def _is_weight(self, labels: LabeledTensor) -> bool:

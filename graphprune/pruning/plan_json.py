@@ -33,6 +33,9 @@ DEEPEST = 16
 MOST_RESULTS = 64
 """Results that a module has at most."""
 
+_AROUND = ("heads", "kv_groups", "groups", "experts")
+"""Roles of groups whose units take channels with them that have units of their own."""
+
 Share = Annotated[float, Meta(ge=0, le=1 + 1e-9)]
 
 
@@ -99,13 +102,18 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         return kept + sum(merged)
 
     def _check_choices(self) -> None:
-        """Groups that are whole dimensions, or all outputs of a layer with biases, lose what they are said to lose."""
+        """Groups that are whole dimensions, or all outputs of a layer with biases, lose what they are said to lose.
+
+        They may lose more where a plan has heads or groups of channels, which take the channels within them.
+        """
+        around = any(choice.role in _AROUND for choice in self.choices)
         for choice in self.choices:
             name, _, dim = choice.group.removesuffix("]").rpartition("[")
             place = (name, int(dim)) if name and dim.isdecimal() else (f"{choice.group}.bias", 0)
             shape, left = self.shapes.get(place[0], ()), choice.units - choice.removed.count
             whole = place[1] < len(shape) and shape[place[1]] == choice.units
-            if whole and self._left(*place) != left and not within(f"{choice.group}.", self.skipped):
+            more, less = (self._left(*place) > left, self._left(*place) < left) if whole else (False, False)
+            if (more or (less and not around)) and not within(f"{choice.group}.", self.skipped):
                 raise ValueError(
                     f"choices: group {choice.group!r} is said to keep {left} of {choice.units} units, and kept names "
                     f"{self._left(*place)} entries of dimension {place[1]} of {place[0]!r}"
