@@ -112,7 +112,7 @@ def _constants(record: SlimRecord, weights: str) -> Iterator[str]:
 
 
 def _named_constants(record: SlimRecord) -> Iterator[tuple[str, Any]]:
-    yield "SKIPPED", list(record.skipped)
+    yield "SKIPPED", record.skipped
     yield "ZEROED", record.zeroed
     yield "IDENTITIES", list(record.identities)
     yield "ATTENTION", list(record.attention)
@@ -132,10 +132,9 @@ def _load(record: SlimRecord, channels_last: str) -> str:
         "    tensors = {name: aligned(tensor) for name, tensor in tensors.items()}",
         "    model = build()",
     ]
-    lines += ["    replace_modules(model, SKIPPED, Skip)"] if record.skipped else []
-    if record.zeroed:
-        lines += ["    for path, results in ZEROED.items():"]
-        lines += ["        replace_modules(model, [path], partial(Zeros, results=results))"]
+    for name, kind in [("SKIPPED", Skip)] * bool(record.skipped) + [("ZEROED", Zeros)] * bool(record.zeroed):
+        lines += [f"    for path, results in {name}.items():"]
+        lines += [f"        replace_modules(model, [path], partial({kind.__name__}, results=results))"]
     lines += ["    replace_modules(model, IDENTITIES, identity_in_place)"] if record.identities else []
     if record.attention:
         lines += ["    replace_modules(model, ATTENTION, lambda m: PrunedMultiheadAttention(m, m.num_heads, 1.0))"]

@@ -33,7 +33,8 @@ class SlimRecord:
         attributes: numbers, strings and lists of these that differ, by module and place; ``training`` where a module
             has another mode than ``train(training)`` puts it in.
         shapes: the slim shapes of parameters and buffers whose dense ones differ.
-        skipped: blocks that are left out (:class:`graphprune.pruning.skip.Skip` stands there).
+        skipped: blocks that are left out, with the number of results in their tuple, 0 of those that return a tensor
+            alone (:class:`graphprune.pruning.skip.Skip` stands there).
         zeroed: modules of residual branches that are left out, with the number of their results
             (:class:`graphprune.pruning.skip.Zeros` stands there).
         identities: modules that are ``nn.Identity`` instead of another one.
@@ -48,7 +49,7 @@ class SlimRecord:
 
     attributes: Attributes
     shapes: dict[str, list[int]]
-    skipped: tuple[str, ...]
+    skipped: dict[str, int]
     zeroed: dict[str, int]
     identities: tuple[str, ...]
     attention: tuple[str, ...]
@@ -86,7 +87,7 @@ def slim_record(slim: nn.Module, dense: nn.Module) -> SlimRecord:
     return SlimRecord(
         attributes=_differing_attributes(slim, dense),
         shapes={n: list(t.shape) for n, t in known.items() if n in others and t.shape != others[n].shape},
-        skipped=tuple(path for path in emptied if _name(slim.get_submodule(path)) == "Skip"),
+        skipped={path: _results(slim, path) for path in emptied if _name(slim.get_submodule(path)) == "Skip"},
         zeroed={path: _results(slim, path) for path in emptied if _name(slim.get_submodule(path)) == "Zeros"},
         identities=tuple(path for path in emptied if isinstance(slim.get_submodule(path), nn.Identity)),
         attention=tuple(
@@ -138,8 +139,8 @@ def _is_emptied(new: nn.Module, old: nn.Module) -> bool:
 
 
 def _results(slim: nn.Module, path: str) -> int:
-    """How many results what stands in the place of a module has."""
-    found: int = slim.get_submodule(path).results  # type: ignore[assignment]
+    """How many results what stands in the place of a module has; files of earlier versions say nothing of blocks'."""
+    found: int = getattr(slim.get_submodule(path), "results", 0)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -108,6 +108,16 @@ class Analysis:
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks that can be left out whole."""
         return find_blocks(self.trace, self.model)
+
+    def results_of(self, skipped: Collection[str], zeroed: Collection[str]) -> dict[str, int]:
+        """How many results whole blocks that return tuples have, of what is left out.
+
+        Args:
+            skipped: the paths of what is left out.
+            zeroed: those of it that are no whole blocks.
+        """
+        whole = [block for block in self.blocks if block.path in skipped] if skipped else []
+        return {block.path: block.results for block in whole if block.results and block.path not in zeroed}
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:

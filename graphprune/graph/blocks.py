@@ -15,6 +15,7 @@ from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.checks import with_article
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +26,28 @@ class Block:
         path: its name in the model.
         source, result: the nodes that go in and come out.
         nodes: everything that runs in it.
+        results: how many results it returns in a tuple, of which nobody reads more than the first; 0: a tensor alone.
     """
 
     path: str
     source: fx.Node
     result: fx.Node
     nodes: frozenset[fx.Node] = field(repr=False)
+    results: int = 0
 
 
 def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
     """The blocks that can be left out, in the order of execution.
 
     A block is called once, gives back what it was given plus something (through sums, normalizations, elementwise
-    functions and reshapes), and nothing but its result is used outside. Of blocks within each other the innermost ones
-    are taken; the outer one where it goes on with sums of its own, as layers do whose attention is a block with its own
-    sum.
+    functions and reshapes), and nothing but its result is used outside. It may return that as the first of a tuple,
+    where the others are None and tensors that it makes for nobody, such as weights of attention. Of blocks within each
+    other the innermost ones are taken; the outer one where it goes on with sums of its own, as layers do whose
+    attention is a block with its own sum.
     """
     single, trained = called_once(trace, model), in_training(trace)
-    calls = [call for call in trace.calls if call.plain and call.path in single]
-    found = [block for _, block in _residual(trace, calls) if _is_closed(block, trained)]
+    calls = [call for call in trace.calls if not call.by_name and call.path in single]
+    found = [b for call, b in _residual(trace, calls) if _is_closed(b, trained) and not _handed_on(call, b)]
     return tuple(block for block in _separate(found) if block.path)
 
 
@@ -51,22 +55,41 @@ def hindrance(trace: Trace, model: nn.Module) -> tuple[str, str] | None:
     """The first module that gives its input plus something and is yet no block: its path, and why; None: none does."""
     times = Counter(call.path for call in trace.calls)
     owners = {path for path, module in model.named_modules() if path and any(True for _ in module.parameters())}
-    for call, _ in _residual(trace, [call for call in trace.calls if call.path in owners]):
+    for call, block in _residual(trace, [call for call in trace.calls if call.path in owners]):
         if times[call.path] > 1:
             return call.path, f"runs {times[call.path]} times"
-        if call.results:
-            return call.path, "returns a tuple and not a tensor"
         if call.by_name:
             return call.path, "is given its input as a keyword argument"
-        return call.path, "has more of what is within it used outside"
+        return call.path, _handed_on(call, block) or _read_outside(call, block, in_training(trace))
     return None
+
+
+def _handed_on(call: ModuleCall, block: Block) -> str:
+    """What a call returns besides its result that it does not make itself, or that is no tensor; empty: nothing."""
+    for other in call.others:
+        if isinstance(other, str):
+            return f"returns {with_article(other)} besides its result, which others may read"
+        if other is block.result:
+            return "returns its result twice"
+        if other is not None and other not in block.nodes:
+            return "hands on a tensor that it does not make, besides its result"
+    return ""
+
+
+def _read_outside(call: ModuleCall, block: Block, trained: frozenset[fx.Node]) -> str:
+    """What of a block is used outside, which is not closed."""
+    others = [other for other in call.others if isinstance(other, fx.Node)]
+    if all(is_read_within(other, block.nodes, trained) for other in others):
+        return "has more of what is within it used outside"
+    return "returns a tuple of which more than the first tensor is used outside"
 
 
 def _residual(trace: Trace, calls: Iterable[ModuleCall]) -> Iterator[tuple[ModuleCall, Block]]:
     """Those of the calls that give their input plus something, as blocks."""
     nodes = list(trace.graph.nodes)[: trace.evaluated]
     for call in calls:
-        block = Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
+        inside = frozenset(nodes[call.start : call.stop])
+        block = Block(call.path, call.source, call.result, inside, call.results)
         same = block.source.meta.get("shape") == block.result.meta.get("shape") and block.result in block.nodes
         if same and any(way.sums for way in _ways(block, ())):
             yield call, block

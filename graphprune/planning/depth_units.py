@@ -38,7 +38,8 @@ class LeftOut:
     def runs_in(self, graph: Analysis) -> bool:
         """Does the model run the rest as before without these?"""
         shapes = known_shapes(tables(graph.model), {}, graph.trace.modules)
-        plan = Plan({}, shapes, {}, (), {}, self.skipped, zeroed=self.zeroed)
+        results = graph.results_of(self.skipped, self.zeroed)
+        plan = Plan({}, shapes, {}, (), {}, self.skipped, zeroed=self.zeroed, results=results)
         alive = graph.solution.alive(np.zeros(0, np.int64))
         return slim_check(graph, self.skipped, self.zeroed).difference(plan, alive) is None
 
@@ -110,7 +111,9 @@ def counts_tokens(model: nn.Module, paths: Collection[str]) -> bool:
     """Is there the attention in it by whose cache Transformers counts the tokens that it has generated?"""
     generates = getattr(model, "can_generate", None)
     modules = (module for path in paths for module in model.get_submodule(path).modules())
-    return bool(generates and generates()) and any(getattr(module, "layer_idx", None) == 0 for module in modules)
+    return bool(generates and generates()) and any(
+        getattr(module, name, None) == 0 for module in modules for name in ("layer_idx", "layer_id")
+    )
 
 
 def _of(branch: Branch) -> LeftOut:

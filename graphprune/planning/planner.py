@@ -322,8 +322,18 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
     before, after = setup.graph.costs.dense, setup.costs.at(selection.alive)
     costs = {kind: (before[kind], after[kind]) for kind in before.counts}
     asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
-    skipped, zeroed = setup.skipped, setup.zeroed
-    return Plan(kept, shapes, sizes, tuple(choices), asked, skipped, costs=costs, inputs=inputs, zeroed=zeroed)
+    return Plan(
+        kept,
+        shapes,
+        sizes,
+        tuple(choices),
+        asked,
+        setup.skipped,
+        costs=costs,
+        inputs=inputs,
+        zeroed=setup.zeroed,
+        results=setup.graph.results_of(setup.skipped, setup.zeroed),
+    )
 
 
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:

@@ -328,7 +328,8 @@ class MaskedRecorder(Recorder):
         path, (_, output) = self.model_copy.paths.get(id(module)), given
         if path in self.masks.zeroed:
             return (torch.zeros_like(output[0]), *output[1:]) if type(output) is tuple else torch.zeros_like(output)
-        return self._given.pop(path, None) if path is not None else None
+        first = self._given.pop(path, None) if path is not None else None
+        return (first, *output[1:]) if first is not None and type(output) is tuple else first
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))

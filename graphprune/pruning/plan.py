@@ -101,6 +101,8 @@ class Plan(Printed):
             one: the mean of entry ``kept[name][dim][i]`` and of entry ``i`` of each of these takes its place.
         zeroed: those of ``skipped`` that are modules of residual branches, in whose places zeros stand, with the number
             of results in their tuple (0: a tensor alone); the others are whole blocks.
+        results: those of the whole blocks that return a tuple, with the number of results in it; the first is their
+            input, the others are None.
     """
 
     kept: Kept
@@ -115,6 +117,7 @@ class Plan(Printed):
     inputs: tuple[dict[str, Any], ...] = ()
     merged: Merged = field(default_factory=dict)
     zeroed: Mapping[str, int] = field(default_factory=dict)
+    results: Mapping[str, int] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -164,7 +167,7 @@ class Plan(Printed):
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         if later_tensors(own, self.shapes):
             empty_later_tensors(slim, self.shapes)
-        skip_blocks(slim, self.skipped, self.zeroed)
+        skip_blocks(slim, self.skipped, self.zeroed, self.results)
         record_history(slim, history.after(self, slim))
         return slim
 
@@ -316,6 +319,7 @@ class Plan(Printed):
                 costs=dict(self.costs),
                 inputs=self.inputs,
                 zeroed=dict(self.zeroed),
+                results=dict(self.results),
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
                 merged={n: {d: tuple(map(Runs.of, many)) for d, many in ds.items()} for n, ds in self.merged.items()},
             )
@@ -345,13 +349,14 @@ class Plan(Printed):
                 for n, dims in found.merged.items()
             },
             zeroed=found.zeroed,
+            results=found.results,
         )
 
 
 def slim_on_meta(plan: Plan, model: nn.Module) -> nn.Module:
     """See :meth:`Plan.shapes_only`; ``model`` is known to be one that the plan fits."""
     slim = rewrite(model, plan.kept, plan.all_sizes(model), on_meta=True)
-    skip_blocks(slim, plan.skipped, plan.zeroed)
+    skip_blocks(slim, plan.skipped, plan.zeroed, plan.results)
     return slim
 
 

@@ -16,16 +16,19 @@ from graphprune.utils.checks import with_article
 class Skip(nn.Module):
     """In the place of a block that was left out: returns its first argument.
 
-    It has the plain attributes of the block, because programs ask their layers what kind they are.
+    It has the plain attributes of the block, because programs ask their layers what kind they are, and as many results:
+    the argument, and None for the others.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    results: int = 0
+
+    def __init__(self, block: nn.Module, results: int = 0) -> None:
         super().__init__()
-        vars(self).update(plain_settings(block))
+        vars(self).update(plain_settings(block), results=results)
         self.train(block.training)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return x
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (x, *[None] * (self.results - 1)) if self.results else x
 
 
 class Zeros(nn.Module):
@@ -61,21 +64,24 @@ def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
             ) from error
 
 
-def skip_blocks(model: nn.Module, paths: Iterable[str], zeroed: Mapping[str, int]) -> None:
+def skip_blocks(model: nn.Module, paths: Iterable[str], zeroed: Mapping[str, int], results: Mapping[str, int]) -> None:
     """Put something in the place of each module that is left out.
 
     Args:
         model: is changed.
         paths: the modules. What stands there returns its argument: ``nn.Identity`` where torch says how it is called.
         zeroed: those of them in whose places zeros stand, and how many results they have (0: a tensor alone).
+        results: of the others how many results they have; those that are not named return a tensor alone.
     """
     for path in paths:
         parent, _, name = path.rpartition(".")
         owner, block = model.get_submodule(parent), model.get_submodule(path)
         if path in zeroed:
             owner._modules[name] = Zeros(block, zeroed[path])
+        elif path not in results and _takes_one(owner, block):
+            owner._modules[name] = identity_in_place(block)
         else:
-            owner._modules[name] = identity_in_place(block) if _takes_one(owner, block) else Skip(block)
+            owner._modules[name] = Skip(block, results.get(path, 0))
 
 
 def _takes_one(owner: nn.Module, block: nn.Module) -> bool:

@@ -46,6 +46,8 @@ class ModuleCall:
         result: made the result, or the first of several.
         results: how many results there are in a tuple; 0: the result is a tensor alone.
         by_name: the first argument is a keyword argument.
+        others: the results after the first, those of tuples one by one: None, what made a tensor, or the name of the
+            type of anything else.
     """
 
     path: str
@@ -55,6 +57,7 @@ class ModuleCall:
     stop: int
     results: int = 0
     by_name: bool = False
+    others: tuple[fx.Node | str | None, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -151,7 +154,8 @@ class Recorder(DispatchMode):
         results = len(output) if type(output) is tuple else 0
         result = self._made(output[0] if results else output) if source is not None else None
         if source is not None and result is not None:
-            self.calls.append(ModuleCall(path, source, result, start, len(self._recorded), results, by_name))
+            others = tuple(self._others(output[1:])) if results else ()
+            self.calls.append(ModuleCall(path, source, result, start, len(self._recorded), results, by_name, others))
 
     def _made(self, value: Any) -> fx.Node | None:
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
@@ -159,6 +163,16 @@ class Recorder(DispatchMode):
             return None
         with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
             return self.lookup(value)
+
+    def _others(self, values: tuple[Any, ...]) -> Iterator[fx.Node | str | None]:
+        """See :attr:`ModuleCall.others`. Of one result of several the call is given, which adds no node."""
+        for value in values:
+            if type(value) is tuple:
+                yield from self._others(value)
+            else:
+                found = self._nodes.get(id(value)) if isinstance(value, Tensor) else None
+                made = found[0] if isinstance(found, tuple) else found
+                yield type(value).__name__ if made is None and value is not None else made
 
     def made_by_call(self, tensor: Tensor) -> fx.Node | None:
         """The call that made a tensor; None for those of the model and its inputs, and where the origin is unknown."""

@@ -131,6 +131,16 @@ def test_skipped_blocks_and_heads_put_in_by_hand(tmp_path: Path) -> None:
     assert isinstance(found.fc, nn.Identity)
 
 
+def test_blocks_left_out_that_return_tuples(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.MptConfig(vocab_size=99, d_model=32, n_layers=3, n_heads=4)
+    graph = graphprune.trace(transformers.MptForCausalLM(config).eval(), IDS)
+    slim = graph.plan(depth=0.4, mlp=0.3).apply(graph.model)
+    file = graphprune.export_loader(slim, tmp_path, example_inputs=IDS)
+    assert torch.equal(loaded(file)(IDS)[0], slim(IDS)[0])
+
+
 def test_branches_left_out(tmp_path: Path) -> None:
     """Of the two of a layer, and one whose module gives a tuple."""
     graph = graphprune.trace(bert().eval(), IDS)

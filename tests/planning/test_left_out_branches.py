@@ -134,7 +134,7 @@ def test_blocks_of_one_branch_are_units_themselves() -> None:
     units = DepthUnits.of(graphprune.trace(build().eval(), inputs))
     assert len(units) == count and not any(unit.left_out.zeroed for unit in units.units)
     slim = build().eval()
-    graphprune.pruning.skip.skip_blocks(slim, units.left_out({0}).skipped, {})
+    graphprune.pruning.skip.skip_blocks(slim, units.left_out({0}).skipped, {}, {})
     assert isinstance(slim.layer1[0], Skip | nn.Identity)
 
 

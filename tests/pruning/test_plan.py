@@ -120,6 +120,8 @@ def nested(levels: int) -> Any:
         ({"skipped": [""]}, "'' is no path"),
         ({"skipped": ["1"], "zeroed": {"2": 0}}, "zeroed: '2' is not among the 1 modules in skipped"),
         ({"skipped": ["1"], "zeroed": {"1": 1 << 40}}, "Expected `int` <= 64"),
+        ({"skipped": ["1"], "results": {"2": 2}}, "results: '2' is not among the whole blocks in skipped"),
+        ({"skipped": ["1"], "results": {"1": 1 << 40}}, "Expected `int` <= 64"),
         ({"choices": [{"group": "0", "units": 8, "removed": "4-7"}]}, "Object missing required field `role`"),
         ({"requested": {"ratio": float("nan")}}, "requested: found the number nan, needed is a finite one"),
         ({"requested": {"ratio": nested(99)}}, "requested: is nested deeper than 16 levels"),

@@ -186,7 +186,7 @@ class _Export:
         if self.module.dense:
             fields["dense_sizes"] = nested_fields(self.dense.fields | self.true.dense)
         if self.record.skipped:
-            fields["skipped_blocks"] = list(self.record.skipped)
+            fields["skipped_blocks"] = self.record.skipped
         if self.record.zeroed:
             fields["zeroed_modules"] = self.record.zeroed
         return fields | {"slim_sizes": self._sizes()}

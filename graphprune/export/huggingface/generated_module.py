@@ -67,12 +67,13 @@ _SKIP = '''\
 class Skip(nn.Module):
     """In the place of a block that is left out, with its plain attributes: returns its first argument."""
 
-    def __init__(self, block):
+    def __init__(self, block, results):
         super().__init__()
         vars(self).update({k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str)})
+        self.results = results
 
     def forward(self, x, *args, **kwargs):
-        return x
+        return (x, *[None] * (self.results - 1)) if self.results else x
 '''
 
 _ZEROS = '''\
@@ -149,8 +150,8 @@ _DENSE_BUILD = """\
 """
 
 _SKIPPING = """\
-        for path in config.skipped_blocks:
-            self.set_submodule(path, Skip(self.get_submodule(path)))
+        for path, results in config.skipped_blocks.items():
+            self.set_submodule(path, Skip(self.get_submodule(path), results))
 """
 
 _ZEROING = """\

@@ -113,6 +113,19 @@ def test_blocks_left_out_stay_out(tmp_path: Path) -> None:
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in slim.parameters())
 
 
+def test_blocks_left_out_that_return_tuples(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "window_size": 4}
+    config = transformers.SwinConfig(depths=[2, 2], num_heads=[2, 2], num_labels=5, **sizes)
+    model, x = transformers.SwinForImageClassification(config).eval(), torch.randn(1, 3, 16, 16)
+    plan = graphprune.trace(model, x).plan(depth=0.25, mlp=0.3)
+    slim: Any = plan.apply(model)
+    write_auto_map(slim, tmp_path / "slim")
+    assert read_config(tmp_path / "slim")["skipped_blocks"] == plan.results == dict.fromkeys(plan.skipped, 2)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "slim")(x).logits, slim(x).logits)
+
+
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_branches_left_out_stay_out(name: str, tmp_path: Path) -> None:
     """Attention of one layer and MLP of another; a copy of the loaded model is written again."""

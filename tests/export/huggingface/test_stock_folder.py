@@ -88,6 +88,18 @@ def test_fewer_layers_are_numbered_anew(tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded, "gemma3"), _logits(slim, "gemma3"))
 
 
+def test_layers_that_return_tuples_are_numbered_anew(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=96, hidden_size=32, n_layer=3, n_head=4)
+    model, ids = transformers.BloomForCausalLM(config).eval(), torch.arange(3, 15)[None]
+    slim: Any = graphprune.trace(model, ids).plan(depth=0.4).apply(model)
+    graphprune.save_pretrained(slim, tmp_path / "slim", processing=None)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
+    assert loaded.config.n_layer == 2
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(ids).logits, slim(ids).logits)
+
+
 def test_the_layers_of_a_stage_are_counted_in_a_list(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[2, 2], num_stages=2, num_labels=5)
