@@ -18,7 +18,8 @@ from graphprune.rules.registry import in_any_type
 from graphprune.tracing.opaque import is_opaque
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.global_state import changing_globals, patched
-from graphprune.utils.modules import all_tensors
+from graphprune.utils.held import tensors_in_objects
+from graphprune.utils.modules import all_tensors, tables
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
 from graphprune.utils.switches import set_evaluation
 from graphprune.utils.tree import map_tensors, tensors_of
@@ -56,8 +57,11 @@ def widened_tensor(tensor: Tensor) -> Tensor:
 
 
 def wide_module(model: nn.Module) -> nn.Module:
-    """A copy of a module in evaluation mode and float64."""
-    return set_evaluation(copy_module(model, {id(t): _wide_like(t) for t in all_tensors(model)}))
+    """A copy of a module in evaluation mode and float64, with what its containers, objects and functions hold."""
+    modules = {id(module) for module in model.modules()}
+    held = [t for _, owner in tables(model).holders for t in tensors_in_objects(vars(owner), modules)]
+    wide = {id(tensor): _wide_like(tensor) for tensor in (*all_tensors(model), *held)}
+    return set_evaluation(copy_module(model, wide, everything=bool(held)))
 
 
 def _wide_like(tensor: Tensor) -> Tensor:

@@ -26,21 +26,23 @@ def exchange_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
     """Put tensors in the place of others in the modules of a model, and in the functions, containers and objects there.
 
     What cannot be changed (a tuple, a ``functools.partial``) is made anew where it holds one. Modules of others,
-    such as a teacher in a list, keep theirs: the parts of them that are not the model's would not fit any more.
+    such as a teacher in a list, keep theirs: the parts of them that are not the model's would not fit any more. Those
+    of which every parameter is the model's, such as blocks in a list beside a ``ParameterList``, are its own.
 
     Args:
         model: is changed.
         replaced: by the identity of a tensor, what takes its place.
     """
-    _Exchange(replaced, {id(module) for module in model.modules()}).within(model)
+    _Exchange(replaced, model).within(model)
 
 
 class _Exchange:
     """What was looked into so far, and what is to be."""
 
-    def __init__(self, replaced: Mapping[int, Tensor], modules: set[int]) -> None:
+    def __init__(self, replaced: Mapping[int, Tensor], model: nn.Module) -> None:
         self._replaced = replaced
-        self._modules = modules
+        self._modules = {id(module) for module in model.modules()}
+        self._parameters = {*replaced, *(id(parameter) for parameter in model.parameters())}
         self._found: dict[int, tuple[Any, Any]] = {}
         self._waiting: list[Any] = []
 
@@ -65,7 +67,14 @@ class _Exchange:
         return self._found.get(id(value), (value, value))[1]
 
     def _is_left_alone(self, kind: type, value: Any) -> bool:
-        return issubclass(kind, _LEFT_ALONE) or (issubclass(kind, nn.Module) and id(value) not in self._modules)
+        return issubclass(kind, _LEFT_ALONE) or (issubclass(kind, nn.Module) and not self._is_own(value))
+
+    def _is_own(self, module: nn.Module) -> bool:
+        """Is it the model's, or made of parameters of the model alone?"""
+        if id(module) in self._modules:
+            return True
+        found = [id(parameter) for parameter in module.parameters()]
+        return bool(found) and self._parameters.issuperset(found)
 
     def _remade(self, value: Any) -> Any:
         """A value that cannot be changed, with what takes the place of its parts; itself where they stay."""

@@ -518,6 +518,34 @@ def test_shards(tmp_path: Path) -> None:
     assert set(index["weight_map"].values()) == {path.name for path in parts}
 
 
+class InAList(nn.Module):
+    """Blocks in a list of Python, whose parameters are the model's by a list of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 3)]
+        self.weights = nn.ParameterList(p for block in self.blocks for p in block.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.UnsavedValuesWarning")
+def test_blocks_in_a_list_have_the_weights_that_the_model_names(tmp_path: Path) -> None:
+    model, x = InAList().eval(), torch.randn(2, 20)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    graphprune.save(slim, tmp_path)
+    loaded, now = graphprune.load(tmp_path, InAList().eval()), InAList().eval()
+    now.load_state_dict(model.state_dict())
+    graphprune.prune_in_place(now, plan)
+    for one in (loaded, now):
+        assert one.blocks[0].weight is one.weights[0]
+        assert torch.equal(one(x), slim(x))
+
+
 # ---------------------------------------------------------------- changed after pruning
 
 

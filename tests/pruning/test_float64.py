@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +68,43 @@ def test_the_default_type_is_set_where_a_program_reads_it(name: str) -> None:
     assert graphprune.verify(model, slim, plan, x).relative < 1e-14
     assert (torch.float64 in _taken()) == reads
     assert torch.get_default_dtype() == torch.float32
+
+
+@dataclass
+class Settings:
+    """What a model may hold beside modules."""
+
+    table: Tensor
+
+
+HELD: dict[str, Callable[[Tensor], tuple[Any, Callable[[Any], Tensor]]]] = {
+    "tuple": lambda t: ((t,), lambda held: held[0]),
+    "dict": lambda t: ({"table": t}, lambda held: held["table"]),
+    "dataclass": lambda t: (Settings(t), lambda held: held.table),
+    "list within a list": lambda t: ([[t]], lambda held: held[0][0]),
+    "function": lambda t: (lambda: t, lambda held: held()),
+    "partial": lambda t: (partial(torch.mul, t), lambda held: held(1.0)),
+    "module in a list": lambda t: ([nn.BatchNorm1d(3)], lambda held: held[0].running_var * t.mean() + 0.3),
+}
+
+
+class Holding(nn.Module):
+    """A table that is worked out further, held in any way. [n, 4] -> [n, 3]."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.held, self.read = HELD[how](torch.rand(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu()) * self.read(self.held).cos()
+        return found
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_what_a_model_holds_in_any_way_is_computed_with_in_float64(how: str) -> None:
+    torch.manual_seed(0)
+    model, x = Holding(how).eval(), torch.randn(3, 4)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert graphprune.verify(model, plan.apply(model), plan, x).relative < 1e-14
+    assert model(x).dtype == torch.float32
