@@ -52,16 +52,20 @@ class SizeConstraints:
         products: units of which some must stay, since a size multiplies or divides their numbers, and why: those that
             are in ``frozen`` may be enough.
         attributes: by the path of an integer attribute, the size that tells its value.
+        multiples: units, and a number of which they must be a multiple for attributes to be whole numbers.
     """
 
     equations: list[Equation] = field(default_factory=list)
     frozen: dict[int, str] = field(default_factory=dict)
     products: dict[int, str] = field(default_factory=dict)
     attributes: dict[str, SizeUse] = field(default_factory=dict)
+    multiples: list[tuple[Ids, int]] = field(default_factory=list)
 
     def copy(self) -> SizeConstraints:
         """The same, to be added to."""
-        return SizeConstraints(list(self.equations), dict(self.frozen), dict(self.products), dict(self.attributes))
+        return SizeConstraints(
+            list(self.equations), dict(self.frozen), dict(self.products), dict(self.attributes), list(self.multiples)
+        )
 
 
 def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpression) -> LinearExpression | None:
@@ -154,8 +158,20 @@ class ConstraintBuilder:
             any(map(self._invert, whole))
             or any(self._invert(use, divisors=False) for use in whole)
             or any(map(self._invert, positions))
+            or any(map(self._fix_factors, (*whole, *positions)))
         ):
             pass
+
+    def _fix_factors(self, use: SizeUse) -> bool:
+        """``expand * width``, of which no size tells either: the greatest may change, and the others stay."""
+        unknown = {attribute.path: attribute for attribute in self._unknown(use.expr)}
+        if len(unknown) < 2 or not self.sizes.labeled(use.node, use.dim):
+            return False
+        greatest = max(unknown.values(), key=lambda attribute: attribute.value)
+        self.expressions |= {
+            path: constant_expression(one.value) for path, one in unknown.items() if one is not greatest
+        }
+        return True
 
     def _compared(self) -> Iterator[tuple[str, SizeUse]]:
         """``x.shape[-1] == self.width``: the attribute is the size of that dimension."""
@@ -183,7 +199,8 @@ class ConstraintBuilder:
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units.
+        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units, or all
+        units of the dimension are before it, as where what is behind it has the same.
         Without ``divisors``, those of which nothing is known stay what they are.
         """
         if not self.sizes.labeled(use.node, use.dim):
@@ -191,13 +208,22 @@ class ConstraintBuilder:
         unknown = self._unknown(use.expr, divisors)
         if len(unknown) != 1:
             return False
-        expression = self._solved(use.expr, unknown[0], self._safe_expression(use), use.prefix)
+        expression = self._solved(use.expr, unknown[0], self._safe_expression(use), use.prefix and self._is_part(use))
         if expression is None:
             return False
         self.constraints.attributes[unknown[0].path] = use
+        self.constraints.multiples += expression.multiples
         over = unknown[0].value - expression.dense  # what divisions leave over
         self.expressions[unknown[0].path] = expression.plus(LinearExpression(over)) if over else expression
         return True
+
+    def _is_part(self, use: SizeUse) -> bool:
+        """Has the rest of a dimension, behind a position, units of its own?"""
+        try:
+            every = self.sizes.expression(use.node, use.dim).units
+        except NotLinear:
+            return True
+        return not np.isin(every, self._safe_expression(use).units).all()
 
     def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
         """The attributes in an expression that no size has told yet, as often as they occur."""

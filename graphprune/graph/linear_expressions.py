@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import lcm
 
 import numpy as np
 
@@ -45,6 +47,15 @@ class LinearExpression:
         times = ((weight, np.unique(units, return_counts=True)[1]) for weight, units in self.terms.values())
         each = (weight * n for weight, counts in times for n in set(counts.tolist()))
         return all(value.denominator == 1 for value in (self.constant, *each))
+
+    @property
+    def multiples(self) -> Iterator[tuple[Ids, int]]:
+        """The units of each term that may be a fraction, and a number of which they must be a multiple to be none."""
+        for weight, units in self.terms.values():
+            each, counts = np.unique(units, return_counts=True)
+            number = lcm(*((weight * times).denominator for times in set(counts.tolist())))
+            if number > 1:
+                yield each, number
 
     @property
     def units(self) -> Ids:

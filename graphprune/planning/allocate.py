@@ -146,7 +146,7 @@ class Allocator:
         parts = zip(coupled.parts, coupled.each, strict=True)
         holding = next((part.group for part, each in parts if self._holds(part, each, coupled.steps)), None)
         for group in groups:
-            held = why_held(self.setup, group, holding)
+            held = why_held(self.setup, group, holding, self.multiples.get(group, 1))
             self.why[group] += f"; {held}" if held else ""
 
     def _holds(self, part: SubGroup, each: int, steps: int) -> bool:

@@ -52,20 +52,22 @@ def _by(limit: Limit) -> str:
     return f" ({limit.why})" if limit.why else ""
 
 
-def why_held(setup: PlanSetup, number: int, holding: int | None) -> str:
+def why_held(setup: PlanSetup, number: int, holding: int | None, divisor: int) -> str:
     """Why nothing goes of a group although its ratio is not 0; empty where its own limits say so already.
 
     Args:
         setup: the model and what is asked.
         number: of the group.
         holding: the group whose limits let nothing go of what goes in step; None: each would let something go.
+        divisor: what sizes of the code divide the number of its units by.
     """
     limit = setup.limits[number if holding is None else holding]
     if holding == number:
         told = limit.multiple > 1 or limit.least == setup.groups[number].units
         return "" if told else f"the least that can go at once leaves less than the {limit.least} that must stay"
     if holding is None:
-        return "" if limit.multiple > 1 else "the least that can go at once is more than that"
+        whole = f"sizes of the code divide what is left by {divisor}, and " if divisor > 1 else ""
+        return "" if limit.multiple > 1 else f"{whole}the least that can go at once is more than that"
     name = setup.groups[holding].name
     if limit.frozen:
         return f"{name} is frozen{_by(limit)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -143,10 +144,19 @@ class _Attempt:
             self.directions = alike.directions
         if self.setup.options.serve is not None:
             self.constraints.equations += alike_layers(graph, self.free, HEADS)
-        removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self.multiples)
+        removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self._multiples())
         alive = graph.solution.alive(removed)
         self.selection, violations = validate(graph, self.constraints, alive)
         return violations
+
+    def _multiples(self) -> dict[int, int]:
+        """What numbers of units are multiples of: for a class, and for attributes to be whole numbers."""
+        found, units = dict(self.multiples), self.setup.graph.units
+        for ids, number in self.constraints.multiples:
+            (group, *others) = np.unique(units.group_of[ids]).tolist()
+            if not others and group >= 0 and len(ids) == units.groups[group].units:
+                found[group] = lcm(found.get(group, 1), number)
+        return found
 
     def without(self, violations: Violations) -> _Attempt:
         """The next attempt: rows lose the same entries where only their order breaks, else what breaks stays."""

@@ -280,5 +280,41 @@ def test_what_a_size_ties_to_channels_that_stay_stays_too() -> None:
     slim = plan.apply(model)
     assert (slim.enter.out_features, slim.q.out_features, slim.up.out_features) == (32, 32, 32)
     why = {choice.group: choice.why for choice in plan.choices}
-    assert "would not fit" in why["enter"] and "is used as a number" in why["q"]
+    assert "sizes of the code divide what is left by 32" in why["enter"] and "is used as a number" in why["q"]
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Product(nn.Module):
+    """Half of a layer's outputs gates the other half; the size is a product of two attributes, of which none tells."""
+
+    def __init__(self, width: int, expand: int, read: Callable[[Any, Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.width, self.expand, self.read = width, expand, read
+        self.up, self.down = nn.Linear(10, 2 * expand * width), nn.Linear(expand * width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.read(self, self.up(x))
+        found: Tensor = self.down(a * b.sigmoid())
+        return found
+
+
+HALVES: dict[str, Callable[[Any, Tensor], tuple[Tensor, Tensor]]] = {
+    "split": lambda m, x: x.split(m.expand * m.width, -1),
+    "slices": lambda m, x: (x[..., : m.expand * m.width], x[..., m.width * m.expand :]),
+    "view": lambda m, x: x.view(-1, 2, m.expand * m.width).unbind(1),
+}
+
+
+@pytest.mark.parametrize(("width", "expand"), [(24, 4), (24, 1), (6, 12)])
+@pytest.mark.parametrize("asked", [{"ratio": 0.5}, {"ratio": 0.3}, {"macs": 0.6}])
+@pytest.mark.parametrize("how", HALVES)
+def test_sizes_that_are_products_of_attributes(how: str, asked: dict[str, float], width: int, expand: int) -> None:
+    """The smaller factor stays, and what is left is a multiple of it."""
+    torch.manual_seed(0)
+    model, x = Product(width, expand, HALVES[how]).eval(), torch.randn(2, 10)
+    plan = graphprune.trace(model, x).plan(**asked)
+    slim = plan.apply(model)
+    (choice,) = plan.choices
+    assert 0.3 * choice.units < choice.kept < 0.8 * choice.units
+    assert slim.width * slim.expand == choice.kept and min(slim.width, slim.expand) == min(width, expand)
     assert graphprune.verify(model, slim, plan, x).passed
