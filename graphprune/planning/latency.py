@@ -206,7 +206,17 @@ class LatencyModel:
         return seen[sizes]
 
     def _measured(self, kernel: Kernel, sizes: tuple[int, ...]) -> float:
-        return self.table.seconds(kernel.name(sizes), lambda: kernel.call(sizes, self.table.device))
+        """As the table has it; in proportion to the dense time where sizes do not fit each other.
+
+        Some go together, and nothing tells: a table with a row for each head is made of a number.
+        """
+        dense = tuple(self._dense[list(kernel.dims)].tolist())
+        try:
+            return self.table.seconds(kernel.name(sizes), lambda: kernel.call(sizes, self.table.device))
+        except RuntimeError:
+            if sizes == dense:
+                raise
+        return self._measured(kernel, dense) * float(np.prod(np.array(sizes) / np.maximum(dense, 1)))
 
     def _between(self, kernel: Kernel, sizes: tuple[int, ...]) -> float:
         """Linear interpolation in every size between the neighboring points of the grid."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BloomConfig, BloomForCausalLM
 
 import graphprune
 from graphprune.errors import DamagedTableWarning, InputError, PlanError
@@ -64,6 +65,16 @@ def test_kernels_run_at_all_sizes(build: Callable[[], nn.Module], inputs: Tensor
     assert times[0] > times[1] > times[2] > 0
     prices = model.prices(graph.alive({}))
     assert (prices >= 0).all() and prices.any()
+
+
+def test_operands_whose_sizes_are_not_known_to_go_together(tmp_path: Path) -> None:
+    """As where half of each group alone is timed, and the biases of Bloom have a row for each head."""
+    torch.manual_seed(0)
+    model = BloomForCausalLM(BloomConfig(vocab_size=128, hidden_size=256, n_layer=1, n_head=4)).eval()
+    graph = graphprune.trace(model, torch.randint(128, (1, 12)))
+    latency = model_of(graph, table(tmp_path))
+    gone = np.concatenate([group.unit_ids[group.units // 2 :] for group in graph.groups])
+    assert 0 < latency.seconds(graph.solution.alive(gone)) < latency.seconds(graph.alive({}))
 
 
 def test_between_the_grid_times_are_interpolated(tmp_path: Path) -> None:

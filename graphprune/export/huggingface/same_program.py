@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,17 +17,26 @@ from graphprune.tracing.running import Replay, replay_on_shapes
 from graphprune.utils.equality import same_values
 
 
-def same_program(one: nn.Module, other: nn.Module) -> bool:
+def same_program(one: nn.Module, other: nn.Module) -> bool | None:
     """Do two models call the same operations, with the same numbers, on equal tensors of the same names?
 
-    False says nothing: programs may differ that compute the same, and some look at values, which are not there.
+    False: with another number, so that they compute something else. None says nothing: programs may differ in other
+    ways and compute the same, and some look at values, which are not there.
     """
     try:
         inputs, run = first_that_runs(one, lambda guess: replay_on_shapes(one, calls_of(guess)))
         replay = replay_on_shapes(other, calls_of(inputs))
     except (InputError, RuntimeError, ValueError, IndexError):  # sizes do not fit each other, or values are needed
+        return None
+    mine, others = _content(run), _content(replay)
+    if _factors(run) != _factors(replay):
         return False
-    return _content(run) == _content(replay) and _on_equal_tensors((one, run), (other, replay))
+    return (mine == others and _on_equal_tensors((one, run), (other, replay))) or None
+
+
+def _factors(run: Replay) -> Counter[Any]:
+    """What operations are given that is neither a tensor nor an integer, such as ``1 / sqrt(width)``."""
+    return Counter((call.target, a) for call in run.calls for a in call.args if isinstance(a, float))
 
 
 def _content(run: Replay) -> list[Any]:
