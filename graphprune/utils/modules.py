@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.utils.held import held_functions, hook_tables
+from graphprune.utils.tree import map_tensors
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
@@ -211,22 +212,38 @@ def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return bool(getattr(tensor, "_is_param", False)) if kind is Tensor else isinstance(tensor, nn.Parameter)
 
 
-def copy_marks(tensor: Tensor, made: Tensor) -> None:
-    """Give a copy of a parameter what programs note on it (no decay, a learning rate, a place for other weights).
+def copy_marks(tensor: Tensor, made: Tensor, copied: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Give a copy of a parameter what programs note on it (no decay, a learning rate, the values it began with).
 
-    Plain values and containers of these are copied; all else is left out, as ``copy.deepcopy`` leaves out everything.
+    Plain values, tensors and containers of these are copied; all else is left out, as ``copy.deepcopy`` leaves out
+    everything. What the copy has already stays.
+
+    Args:
+        tensor: the parameter.
+        made: its copy, which is changed.
+        copied: the copy of a tensor; None: those are left out.
     """
     for name, value in vars(tensor).items():
+        if name in vars(made):
+            continue
         if _is_plain(value):
             setattr(made, name, copy.deepcopy(value))
+        elif copied is not None and _is_plain(value, (*_PLAIN, Tensor)):
+            setattr(made, name, map_tensors(copied, value))
 
 
-def _is_plain(value: Any) -> bool:
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def _is_plain(value: Any, kinds: tuple[type, ...] = _PLAIN) -> bool:
+    """Is it of one of these kinds, or a container of such? Keys, and what is in sets, must be plain in any case."""
     if isinstance(value, dict):
-        return all(map(_is_plain, (*value, *value.values())))
-    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value)) and all(_is_plain(item, kinds) for item in value.values())
+    if isinstance(value, set | frozenset):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item, kinds) for item in value)
+    return isinstance(value, kinds)
 
 
 def first_names(own: Tables) -> dict[str, str]:

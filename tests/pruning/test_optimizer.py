@@ -249,6 +249,12 @@ def test_factored_state_of_square_weights(factory: Factory) -> None:
     steps(model, optimizer, x, y, 2)
 
 
+def test_integers_of_entries_are_no_numbers_of_channels() -> None:
+    kept = {0: torch.tensor([1, 3]).numpy()}
+    counts = slim_state({"counts": torch.tensor([7, 5, 7, 9])}, torch.Size((4,)), kept, "")["counts"]
+    assert counts.tolist() == [5, 9]
+
+
 def test_what_could_be_rows_or_columns_is_refused() -> None:
     kept = {1: torch.arange(3).numpy()}
     square, oblong = torch.Size((5, 5)), torch.Size((4, 5))
