@@ -123,7 +123,7 @@ class PruningCallback(Callback):
 
 def _part_of(module: nn.Module, part: str) -> nn.Module:
     """The submodule that is pruned."""
-    modules = dict(module.named_modules(remove_duplicate=False))
+    modules: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
     if part not in modules:
         names = [path for path in modules if path]
         raise InputError(

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils.prune import BasePruningMethod
 
 from graphprune.utils.held import held_functions, hook_tables
 from graphprune.utils.tree import map_tensors
@@ -271,14 +272,21 @@ def class_name(kind: type) -> str:
 def module_kind(module: nn.Module) -> str:
     """The class of a module, with the hooks of ``torch.nn.utils`` that make its weights before each call.
 
+    A mask of ``torch.nn.utils.prune`` is one, whatever chose it: what it multiplies a weight by is a buffer.
+
     >>> module_kind(nn.ReLU())
     'torch.nn.modules.activation.ReLU'
     """
     if not (module._forward_pre_hooks or module._forward_hooks):
         return class_name(type(module))
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
-    return " with ".join((class_name(type(module)), *torchs))
+    return " with ".join((class_name(type(module)), *filter(None, map(_hook_kind, hooks))))
+
+
+def _hook_kind(hook: object) -> str:
+    if isinstance(hook, BasePruningMethod):
+        return f"a mask of {hook._tensor_name}"
+    return type(hook).__name__ if type(hook).__module__.startswith("torch.nn.utils") else ""
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -294,6 +302,15 @@ def uncompiled_name(name: str) -> str:
     'conv.weight'
     """
     return name.removeprefix("_orig_mod.")
+
+
+def bare_name(name: str) -> str:
+    """The name that it would have if no submodule were compiled either.
+
+    >>> bare_name("blocks.0._orig_mod.conv.weight")
+    'blocks.0.conv.weight'
+    """
+    return name.replace("_orig_mod.", "")
 
 
 @lru_cache(maxsize=1024)
