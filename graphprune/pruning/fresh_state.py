@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import with_article
 
 
 def suits_size(
@@ -42,24 +43,29 @@ def suits_size(
 
 
 def _fresh_state(optimizer: Optimizer, parameter: Tensor, size: Size, where: str) -> dict[str, Any]:
-    """The state after a first step, of an optimizer that is made of settings alone and holds nothing of this one."""
+    """The state after a first step, of an optimizer that is made of settings alone and holds nothing of this one.
+
+    Of its attributes it has numbers and strings, through which it cannot change anything.
+    """
     kind = type(optimizer)
     one = nn.Parameter(torch.ones(size, dtype=parameter.dtype, device=parameter.device))
     one.grad = torch.ones_like(one)
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     settings = {name: value for name, value in group.items() if name not in ("params", "param_names")}
     groups = [{**copy.deepcopy(settings), "params": [one]}]
+    plain = {name: value for name, value in vars(optimizer).items() if isinstance(value, bool | int | float | str)}
     other = kind.__new__(kind)
     try:
-        other.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
+        own = {"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups}
+        other.__setstate__({**plain, **own})
         kind.step(other)  # as the class has it: a scheduler counts the steps of an instance
     except Exception as error:  # of any kind: it is the optimizer's own code
         raise InputError(
             f"optimizer: what {where} of shape {list(parameter.shape)} is to keep in shape {list(size)} cannot be "
             f"found out: {type(error).__name__}: {error}",
             where=where,
-            found=f"a {kind.__name__} of one parameter whose first step fails",
-            needed="an optimizer that takes a step with the settings of its groups alone, where it keeps statistics "
+            found=f"{with_article(kind.__name__)} of one parameter whose first step fails",
+            needed="an optimizer that takes a step with its settings alone, where it keeps statistics "
             "over some dimensions of a parameter",
             do="prune without the optimizer and make a new one",
         ) from error

@@ -294,15 +294,38 @@ def test_the_state_of_a_wrapped_optimizer_is_cut() -> None:
         steps(model, optimizer, x, y, 2)
 
 
+def test_statistics_of_rows_and_columns_of_ones_own_are_cut() -> None:
+    class Rows(SGD):
+        def __init__(self, parameters: object) -> None:
+            super().__init__(parameters, lr=0.01)
+            self.decay = 0.9
+
+        @torch.no_grad()
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            for p in (p for group in self.param_groups for p in group["params"] if p.ndim == 2):
+                row = self.state[p].setdefault("row", torch.zeros(p.shape[0]))
+                row.mul_(self.decay).add_(p.grad.square().mean(1))
+            return super().step(closure)
+
+    model, x, y = image_net(), *NETS["image"][1:]
+    optimizer = Rows(model.parameters())
+    steps(model, optimizer, x, y, 2)
+    before = optimizer.state[model[6].weight]["row"].clone()
+    plan = graphprune.trace(model, x).plan(0.5)
+    prune_in_place(model, plan, optimizer)
+    assert torch.equal(optimizer.state[model[6].weight]["row"], before[plan.mask("6.bias")])
+    steps(model, optimizer, x, y, 1)
+
+
 def test_an_optimizer_whose_first_step_fails_is_refused() -> None:
     class Needy(Adafactor):
         def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-            self.calls += 1
+            self.calls.append(closure)
             return super().step(closure)
 
     model, x, y = image_net(), *NETS["image"][1:]
     optimizer = Needy(model.parameters())
-    optimizer.calls = 0
+    optimizer.calls = []
     steps(model, optimizer, x, y, 1)
     with pytest.raises(InputError, match=r"Needy, for 0\.weight of shape .* cannot be found out: AttributeError"):
         prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
