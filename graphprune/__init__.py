@@ -19,7 +19,7 @@ _PLACES = {
     "graphprune.errors": (
         "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
         "GraphpruneError InputError LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError "
-        "RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError "
+        "RestartedStateWarning RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError "
         "UnfinishedScheduleWarning UnreachedWarning UnsavedValuesWarning UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",

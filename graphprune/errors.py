@@ -226,6 +226,11 @@ class SharedMemoryWarning(UserWarning):
     names them."""
 
 
+class RestartedStateWarning(UserWarning):
+    """An optimizer keeps other statistics for parameters of the sizes after pruning, and their state begins anew; the
+    message names the first."""
+
+
 class UnfinishedScheduleWarning(UserWarning):
     """Training ended before a schedule did, so that less was removed or masked than was asked for."""
 

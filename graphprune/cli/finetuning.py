@@ -68,7 +68,11 @@ class TrainingOptions(OptionGroup):
 
     data: Annotated[
         str,
-        data_option("--data", "pairs (inputs, target), or arguments with which the model computes its own loss"),
+        data_option(
+            "--data",
+            "pairs (inputs, target), arguments with which the model computes its own loss, or with --teacher inputs "
+            "alone, which images of a folder are (subfolders are no classes)",
+        ),
     ]
     samples: Samples = None
     batch_size: BatchSize = None

@@ -7,6 +7,7 @@ Only ``hf:`` with a hub id can download anything, and leaves that to Transformer
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -192,6 +193,7 @@ def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
 
 def _of_transformers(spec: str, name: str, transformers: ModuleType) -> Any:
     if Path(name).exists() or "/" in name:
+        _check_folder(spec, name)
         return _checkpoint(spec, name, transformers)
     known = transformers.CONFIG_MAPPING
     if name in known:
@@ -202,6 +204,21 @@ def _of_transformers(spec: str, name: str, transformers: ModuleType) -> Any:
         return _built(spec, lambda: named(named.config_class()))
     what = "a model type or class of Transformers, nor a directory or a hub id (owner/name)"
     raise _unknown(spec, name, what, known)
+
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def _check_folder(spec: str, name: str) -> None:
+    """Raise a SpecError if a folder is named that is not there; ``owner/name`` may be on the hub."""
+    if not Path(name).exists() and not _HUB_ID.fullmatch(name):
+        raise SpecError(
+            f"{spec!r}: the folder {name!r} does not exist",
+            where=name,
+            found="no such folder",
+            needed=_CHECKPOINT_ADVICE[0],
+            do="give the path of such a folder",
+        )
 
 
 def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:

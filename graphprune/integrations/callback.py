@@ -12,10 +12,13 @@ from torch.optim import Optimizer
 
 from graphprune.errors import InputError, LoadError, UnfinishedScheduleWarning
 from graphprune.planning.keyword_arguments import PlanArguments
-from graphprune.pruning.optimizer import several
+from graphprune.planning.options import PruningOptions
+from graphprune.pruning.optimizer import AVERAGES, several
 from graphprune.training.gradual import GradualPruner
-from graphprune.training.schedules import Gradual, Iterative, OneShot, Schedule
+from graphprune.training.gradual_sparsity import GradualSparsifier
+from graphprune.training.schedules import Gradual, Iterative, OneShot, Schedule, check_schedule
 from graphprune.utils.callers import frames_of_this_package
+from graphprune.utils.checks import check_callable, check_sequence, check_type
 
 
 @dataclass(eq=False)
@@ -25,6 +28,9 @@ class PreparedPruner:
     Attributes:
         pruner: None before.
         saved: where to go on from, if training does.
+
+    Raises:
+        InputError: one of them is none, whatever the model is.
     """
 
     schedule: Schedule
@@ -35,6 +41,13 @@ class PreparedPruner:
     options: PlanArguments
     pruner: GradualPruner | None = None
     saved: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_schedule(self.schedule)
+        check_sequence("averages", self.averages, nn.Module, AVERAGES)
+        if self.outputs is not None:
+            check_callable("outputs", self.outputs, "a function of the model's result")
+        PruningOptions.of(self.ratio, self.options)
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer], processes: int) -> None:
         """Training begins, or goes on from the state that was loaded.
@@ -90,6 +103,12 @@ class PreparedPruner:
             given: dict[str, Any] = {"averages": self.averages, "outputs": self.outputs, **self.options}
             self.pruner = GradualPruner(model, self.example_inputs, self.schedule, ratio=self.ratio, **given)
         return self.pruner
+
+
+def check_sparsifier(sparsifier: object) -> None:
+    """Raise an InputError unless this can be called after every step of a loop."""
+    what = "a graphprune.GradualSparsifier, made of the model that is trained"
+    check_type("sparsifier", sparsifier, GradualSparsifier, what)
 
 
 def warn_of_unfinished(schedule: Schedule, steps: int) -> None:

@@ -12,12 +12,12 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import InputError, LoadError, MissingPackageError
-from graphprune.integrations.callback import PreparedPruner, warn_of_unfinished
+from graphprune.integrations.callback import PreparedPruner, check_sparsifier, warn_of_unfinished
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Schedule
-from graphprune.utils.checks import check_type, with_article
+from graphprune.utils.checks import check_type, did_you_mean, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.pickled_files import refused_object
 
@@ -59,6 +59,7 @@ class PruningCallback(Callback):
         outputs: Callable[[Any], Any] | None = None,
         **options: Unpack[PlanArguments],
     ) -> None:
+        check_type("part", part, str, "the path of a submodule, such as 'model', or '' for all of the module")
         self.part = part
         self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
 
@@ -88,7 +89,8 @@ class PruningCallback(Callback):
         """The model and the optimizers are there.
 
         Raises:
-            InputError: another callback keeps an average of the weights, which would have the shapes of before.
+            InputError: another callback keeps an average of the weights, which would have the shapes of before, or
+                there is no such part.
         """
         _check_averages(trainer)
         self._prepared.begin(self._pruned(pl_module), trainer.optimizers, trainer.world_size)
@@ -116,7 +118,22 @@ class PruningCallback(Callback):
     def _pruned(self, module: LightningModule) -> nn.Module:
         if not self.part and self._prepared.example_inputs is None:
             self._prepared.example_inputs = module.example_input_array
-        return module.get_submodule(self.part)
+        return _part_of(module, self.part)
+
+
+def _part_of(module: nn.Module, part: str) -> nn.Module:
+    """The submodule that is pruned."""
+    modules: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
+    if part not in modules:
+        names = [path for path in modules if path]
+        raise InputError(
+            f"part: {type(module).__name__} has no submodule {part!r}{did_you_mean(part, names)}",
+            where=type(module).__name__,
+            found=f"the path {part!r}",
+            needed=f"the path of one of its {len(names)} submodules, such as {names[:3]}",
+            do="pass the name of the attribute that holds the network (part='model'), or leave it out to prune all",
+        )
+    return modules[part]
 
 
 def _read(checkpoint: Path, weights_only: bool) -> dict[str, Any]:
@@ -177,6 +194,7 @@ class SparsityCallback(Callback):
     """
 
     def __init__(self, sparsifier: GradualSparsifier) -> None:
+        check_sparsifier(sparsifier)
         self.sparsifier = sparsifier
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

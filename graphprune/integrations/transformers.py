@@ -16,7 +16,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import MissingPackageError
-from graphprune.integrations.callback import PreparedPruner, warn_of_unfinished
+from graphprune.integrations.callback import PreparedPruner, check_sparsifier, warn_of_unfinished
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.gradual_sparsity import GradualSparsifier
@@ -115,6 +115,7 @@ class SparsityCallback(TrainerCallback):
     """
 
     def __init__(self, sparsifier: GradualSparsifier) -> None:
+        check_sparsifier(sparsifier)
         self.sparsifier = sparsifier
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -24,7 +24,7 @@ from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.pruning.plan import plans_of
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
-from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.checks import check_type, found_value, with_article
 
 try:
     from ultralytics.models.yolo.classify import ClassificationTrainer
@@ -343,8 +343,8 @@ class PruningCallback:
         **options: Unpack[PlanArguments],
     ) -> None:
         self.imgsz = imgsz
-        self.averages = tuple(averages)
         self._prepared = PreparedPruner(schedule, None, ratio, averages, predictions, options)
+        self.averages = tuple(averages)
         self._batches = 0
 
     @property
@@ -354,6 +354,7 @@ class PruningCallback:
 
     def attach(self, yolo: YOLO) -> None:
         """Take part in the trainings of a model."""
+        check_type("yolo", yolo, YOLO, "an ultralytics.YOLO")
         yolo.add_callback("on_pretrain_routine_end", self.on_pretrain_routine_end)
         yolo.add_callback("on_train_batch_end", self.on_train_batch_end)
         yolo.add_callback("on_train_end", self.on_train_end)

@@ -12,7 +12,7 @@ from graphprune.pruning.rewrite import Kept
 from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.tracing.size_places import SizePlace, is_integer
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.modules import Modules, Tables, tables
+from graphprune.utils.modules import Modules, Tables, bare_name, tables
 
 ShapesByName = Mapping[str, tuple[int, ...]]
 
@@ -34,6 +34,7 @@ def check_fits(model: nn.Module, wanted: ShapesByName, kept: Kept, own: Tables |
     shapes = {name: shape for name, shape in wanted.items() if name not in rebuilt}
     missing = sorted(shapes.keys() - found.keys())
     if missing:
+        _check_compiled_alike(model, missing[0], found)
         raise PlanError(
             f"model: the plan names {missing[0]!r}, which this {type(model).__name__} does not have "
             f"({len(missing)} such names)",
@@ -51,6 +52,25 @@ def check_fits(model: nn.Module, wanted: ShapesByName, kept: Kept, own: Tables |
                 needed=f"shape {list(shape)}",
                 do=f"{_OWN}, once",
             )
+
+
+def _check_compiled_alike(model: nn.Module, missing: str, found: ShapesByName) -> None:
+    """Raise a PlanError if a name is missing because a submodule is compiled, or because it is not."""
+    own = next((name for name in found if bare_name(name) == bare_name(missing)), None)
+    if own is None:
+        return
+    there = len(missing) > len(own)
+    part = max(missing, own, key=len).rpartition("._orig_mod.")[0]
+    raise PlanError(
+        f"model: the plan names {missing!r}, which is {own!r} in this {type(model).__name__}: {part!r} was compiled "
+        f"{'there and is not here' if there else 'here and was not there'}",
+        where=missing,
+        found=f"{part!r} {'not compiled' if there else 'compiled by torch.compile'}",
+        needed=f"{part!r} {'compiled' if there else 'not compiled'}, as in the model that the plan was made for",
+        do=f"compile {part!r} with torch.compile first"
+        if there
+        else "apply the plan first, and compile the slim parts",
+    )
 
 
 def rebuilt_otherwise(wanted: ShapesByName, found: ShapesByName, kept: Kept, modules: Modules) -> set[str]:

@@ -5,6 +5,7 @@ Training goes on as if the entries that are gone had never been there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import InputError, PlanError, RestartedStateWarning
 from graphprune.pruning.averaged import refuse_merged
+from graphprune.pruning.fresh_state import suits_size
 from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_sequence, check_type, found_value, with_article
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
@@ -50,6 +53,9 @@ def prune_in_place(
             a parameter that would be another tensor has hooks of its own (``parameter.register_hook``).
 
     Nothing is changed then.
+
+    Warns:
+        RestartedStateWarning: an optimizer keeps other statistics for parameters that became so small.
     """
     check_model(model)
     check_type("plan", plan, Plan, "a graphprune.Plan, which graph.plan(0.5) returns")
@@ -67,7 +73,7 @@ def prune_in_place(
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
     weights = _weights(model, plan)
     _check_hooks(weights)
-    carried = [_OptimizerSurgery(one, weights) for one in optimizers]
+    carried = [_OptimizerSurgery(one, weights) for outer in optimizers for one in _with_wrapped(outer)]
     for module in modules:
         plan.apply(module, inplace=True)
     after = _successors(weights, model)
@@ -199,6 +205,13 @@ def _carry_gradients(weights: Weights, after: Mapping[int, nn.Parameter]) -> Non
 # ---------------------------------------------------------------- optimizers
 
 
+def _with_wrapped(optimizer: Optimizer) -> list[Optimizer]:
+    """An optimizer and those that it holds (Lookahead's); it itself not if it has the state of one (Accelerate's)."""
+    held = [one for one in vars(optimizer).values() if isinstance(one, Optimizer)]
+    own = [] if any(one.state is optimizer.state for one in held) else [optimizer]
+    return own + [inner for one in held for inner in _with_wrapped(one)]
+
+
 class _OptimizerSurgery:
     """An optimizer, and its state after pruning: worked out before anything is changed."""
 
@@ -208,11 +221,9 @@ class _OptimizerSurgery:
         changed = {key: weights[key] for key in own if key in weights and (weights[key].kept or weights[key].gone)}
         _check_attributes(optimizer, changed)
         self.gone = {key for key, weight in changed.items() if weight.gone}
-        self.states = {
-            key: slim_state(optimizer.state[w.parameter], w.parameter.shape, w.kept, _where(optimizer, w))
-            for key, w in changed.items()
-            if w.parameter in optimizer.state and not w.gone
-        }
+        with_state = {k: w for k, w in changed.items() if w.parameter in optimizer.state and not w.gone}
+        self.states = {key: _slim_state(optimizer, weight) for key, weight in with_state.items()}
+        _warn_of_fresh(optimizer, [w.names[0] for key, w in with_state.items() if self.states[key] is None])
 
     def hand_over(self, after: Mapping[int, nn.Parameter]) -> None:
         """Put the new parameters in the place of the old ones, in groups and state."""
@@ -224,12 +235,30 @@ class _OptimizerSurgery:
         state = self.optimizer.state
         for parameter, value in [(p, state.pop(p)) for p in list(state)]:
             key = id(parameter)
-            if key not in self.gone:
-                state[after.get(key, parameter)] = self.states.get(key, value)
+            if key not in self.gone and (carried := self.states.get(key, value)) is not None:
+                state[after.get(key, parameter)] = carried
 
 
-def _where(optimizer: Optimizer, weight: _Weight) -> str:
-    return f"{type(optimizer).__name__}, for {weight.names[0]}"
+def _slim_state(optimizer: Optimizer, weight: _Weight) -> dict[str, Any] | None:
+    """What is left of the state of a parameter; None: the optimizer keeps something else for one of its size."""
+    where, shape = f"{type(optimizer).__name__}, for {weight.names[0]}", weight.parameter.shape
+    state = slim_state(optimizer.state[weight.parameter], shape, weight.kept, where)
+    after = [len(weight.kept[d]) if d in weight.kept else n for d, n in enumerate(shape)]
+    return state if suits_size(optimizer, weight.parameter, after, state, where) else None
+
+
+def _warn_of_fresh(optimizer: Optimizer, names: Sequence[str]) -> None:
+    """Warn if the state of some parameters begins anew."""
+    if names:
+        kind = type(optimizer).__name__
+        others = f" and of {len(names) - 1} more" if names[1:] else ""
+        warnings.warn(
+            f"optimizer: {kind} keeps other statistics for parameters of the sizes after pruning than it has, so that "
+            f"the state of {names[0]}{others} begins anew. An optimizer whose state does not depend on sizes (Adam, "
+            "torch.optim.Adafactor) goes on with what it has",
+            RestartedStateWarning,
+            stacklevel=frames_of_this_package(),
+        )
 
 
 def _check_attributes(optimizer: Optimizer, changed: Weights) -> None:

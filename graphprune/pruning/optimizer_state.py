@@ -34,7 +34,7 @@ def _slim_value(name: str, value: Any, shape: Size, kept: KeptEntries, where: st
     if isinstance(value, Tensor):
         dims = _dimensions(name, value, shape, kept, where)
         sliced = {here: kept[dim] for here, dim in dims.items() if dim in kept}
-        return slim_tensor(value, sliced) if sliced else value
+        return slim_tensor(value, sliced, numbered=False) if sliced else value
     for tensor in tensors_of(value):
         if tensor.numel() > 1:
             found = f"{name!r}, a {type(value).__name__} of tensors such as {list(tensor.shape)}"

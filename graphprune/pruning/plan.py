@@ -184,7 +184,7 @@ class Plan(Printed):
 
         Returns:
             The tensors under the names in ``state``; those of blocks that are left out are not there. Entries without
-            the prefix are as they were.
+            the prefix are as they were, and so are those that modules make themselves (``get_extra_state``).
 
         Raises:
             InputError: an entry is no tensor, is called like nothing in the model, or has another shape, or none has

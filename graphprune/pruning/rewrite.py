@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -39,12 +39,15 @@ Merged = Mapping[str, MergedEntries]
 """The same by the name of the parameter or buffer."""
 
 
-def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:
+def slim_tensor(
+    tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None, *, numbered: bool = True
+) -> Tensor:
     """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
     Integers in a line of which entries go are numbers of channels: those that are left are numbered anew. Those of
-    several dimensions, and truth values, say something of what stays. Into floating-point entries others are merged
-    where ``merged`` says so: the mean of all of them survives.
+    several dimensions, and truth values, say something of what stays, and so do all where ``numbered`` is False (what
+    is noted of the entries of a parameter). Into floating-point entries others are merged where ``merged`` says so:
+    the mean of all of them survives.
     """
     small = tensor.detach()
     if len(kept) == 2 and 0 in kept and not merged and _is_plain(small):
@@ -53,7 +56,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
         for dim, index in kept.items():
             others = merged.get(dim, ()) if merged and is_float(tensor) else ()
             small = _mean([_selected(small, dim, np.ascontiguousarray(one)) for one in (index, *others)])
-    if kept and small.ndim == 1 and not (is_float(small) or small.is_meta or small.dtype is torch.bool):
+    if numbered and kept and small.ndim == 1 and not (is_float(small) or small.is_meta or small.dtype is torch.bool):
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
     if type(tensor) is not Tensor and is_parameter(tensor):
@@ -181,6 +184,8 @@ def rewrite(
         for key, t in own.everything().items()
         if not inplace or kept_of.get(key)
     }
+    if not on_meta:
+        _carry_notes(own, replaced, kept_of, merged_of, inplace)
     slim, found = (model, own) if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
         exchange_tensors(model, replaced)
@@ -190,6 +195,30 @@ def rewrite(
     if not on_meta:
         forget_tables(found.holders)
     return slim
+
+
+def _carry_notes(
+    own: Tables,
+    replaced: Mapping[int, Tensor],
+    kept_of: Mapping[int, KeptEntries],
+    merged_of: Mapping[int, MergedEntries],
+    inplace: bool,
+) -> None:
+    """Give new parameters the tensors that programs note on the old ones; those of their shape are cut as they are.
+
+    A note may be a tensor of the model: then it is what takes its place. In place, notes of other shapes stay.
+    """
+
+    def carried(note: Tensor, parameter: nn.Parameter, key: int) -> Tensor:
+        if id(note) in kept_of:
+            return replaced.get(id(note), note)
+        if note.shape == parameter.shape:
+            return slim_tensor(note, kept_of[key], merged_of.get(key), numbered=False)
+        return note if inplace else slim_tensor(note, {})
+
+    for parameter in own.parameters.values():
+        if parameter.__dict__ and (key := id(parameter)) in replaced:
+            copy_marks(parameter, replaced[key], partial(carried, parameter=parameter, key=key))
 
 
 def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta: bool) -> tuple[nn.Module, Tables]:

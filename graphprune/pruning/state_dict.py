@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
 from graphprune.errors import InputError
 from graphprune.pruning.rewrite import Kept, Merged, slim_tensor
@@ -27,7 +28,8 @@ def cut_state_dict(
 ) -> OrderedDict[str, Any]:
     """The entries of a state dict under their own names, cut; those of blocks that are left out are not there.
 
-    Entries without the prefix are not the model's, and are handed on as they are.
+    Entries without the prefix are not the model's, and are handed on as they are; so is what modules add to their
+    tensors (``get_extra_state``), of which the plan knows nothing.
 
     Args:
         state: tensors by name. Of tied ones, which are one tensor under several names, the plan knows one name.
@@ -53,6 +55,9 @@ def cut_state_dict(
         if within(own, skipped):
             continue
         name = own if own in shapes else known.get(_identity(tensor), own)
+        if name not in shapes and name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX:
+            found[entry] = tensor
+            continue
         _check_entry(entry, tensor, name, shapes)
         found[entry] = slim_tensor(tensor, kept.get(name, {}), merged.get(name))
     if hasattr(state, "_metadata"):  # versions of modules, by which load_state_dict knows old formats

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from graphprune.errors import InputError
-from graphprune.measurement.records import Measurement
+from graphprune.measurement.records import Comparison, Measurement
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.verification import Verification
 from graphprune.reconstruction.records import Repair
 from graphprune.utils.checks import check_type, found_value, is_number, shown
+
+Latencies = Mapping[str, float | Measurement] | Comparison | Measurement
+"""By what was timed, seconds or what was measured of it; or what :func:`graphprune.measure` returned."""
 
 
 class MeasuredLosses(Struct, frozen=True):
@@ -64,7 +67,7 @@ def measured_results(
     sensitivity: Sensitivity | None,
     repair: Repair | None,
     verification: Verification | None,
-    latency: Mapping[str, float | Measurement] | None,
+    latency: Latencies | None,
 ) -> MeasuredResults:
     """All that was given, as data.
 
@@ -100,10 +103,9 @@ def _repair(given: Repair) -> PageRepair:
     )
 
 
-def _seconds(given: Mapping[str, float | Measurement]) -> list[tuple[str, float]]:
-    check_type("latency", given, Mapping, "seconds by what was timed, {'dense': 0.0123, 'slim': 0.0071}")
+def _seconds(given: Latencies) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
-    for name, value in given.items():
+    for name, value in _timed(given).items():
         if isinstance(name, str) and isinstance(value, Measurement):
             found += [(f"{name}{one.label.removeprefix('latency')}", one.seconds) for one in value.latencies]
         elif isinstance(name, str) and is_number(value) and 0 <= value < float("inf"):
@@ -117,3 +119,13 @@ def _seconds(given: Mapping[str, float | Measurement]) -> list[tuple[str, float]
                 do="map what was timed to its seconds: latency={'dense': 0.0123, 'slim': 0.0071}",
             )
     return found
+
+
+def _timed(given: Latencies) -> Mapping[str, float | Measurement]:
+    if isinstance(given, Measurement):
+        return {given.model: given}
+    if isinstance(given, Comparison):
+        return given.measurements
+    what = "seconds by what was timed, {'dense': 0.0123, 'slim': 0.0071}, or what graphprune.measure returned"
+    check_type("latency", given, Mapping, what)
+    return given

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import os
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +13,11 @@ from string import Template
 
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
-from graphprune.measurement.records import Measurement
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import Verification
 from graphprune.reconstruction.records import Repair
-from graphprune.report.measured import measured_results
+from graphprune.report.measured import Latencies, measured_results
 from graphprune.report.page_data import page_data
 from graphprune.utils.checks import check_type
 from graphprune.utils.collector import gc_paused
@@ -40,7 +38,7 @@ def write_report(
     *,
     repair: Repair | None = None,
     sensitivity: Sensitivity | None = None,
-    latency: Mapping[str, float | Measurement] | None = None,
+    latency: Latencies | None = None,
     verification: Verification | None = None,
 ) -> Path:
     """Write an HTML page that shows a model, what can be removed from it, and what a plan did.
@@ -55,8 +53,8 @@ def write_report(
         plan: a plan of this graph, which is shown before and after.
         repair: what :func:`graphprune.repair` returned.
         sensitivity: what :meth:`ChannelGraph.sensitivity` returned.
-        latency: by what was timed, its seconds (``{"dense": 0.0123, "slim": 0.0071}``), or what
-            :func:`graphprune.measure` returned.
+        latency: what :func:`graphprune.measure` returned, or by what was timed, its seconds
+            (``{"dense": 0.0123, "slim": 0.0071}``) or such a measurement.
         verification: what :func:`graphprune.verify` returned.
 
     Returns:

@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -108,6 +109,7 @@ def finetune(
         LoadError: the checkpoint is damaged, or of another training. The model is as it was.
     """
     check_training_data(batches)
+    check_gradients_on("finetune")
     _check_trainable(model)
     _check_teacher(teacher, model, distill)
     if loss_fn is not None:
@@ -149,6 +151,20 @@ def _check_module(name: str, module: Any) -> None:
             needed="a torch.nn.Module",
             do=f"pass the {name} itself, an instance of a class of torch.nn.Module",
         )
+
+
+def check_gradients_on(caller: str) -> None:
+    """Raise an InputError where gradients are off, so that nothing can be trained."""
+    inference = torch.is_inference_mode_enabled()
+    if torch.is_grad_enabled() and not inference:
+        return
+    mode = "torch.inference_mode()" if inference else "torch.no_grad()"
+    raise InputError(
+        f"{caller}: trains, but gradients are off here",
+        found=f"a call within {mode}" + ("" if inference else ", or after torch.set_grad_enabled(False)"),
+        needed="gradients",
+        do=f"call {caller} outside of {mode}" + ("" if inference else ", or within torch.enable_grad()"),
+    )
 
 
 def _check_trainable(model: Any) -> None:

@@ -21,7 +21,7 @@ from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
 from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.distributed import check_accelerator, from_first_process
-from graphprune.training.finetuning import finetune
+from graphprune.training.finetuning import check_gradients_on, finetune
 from graphprune.training.history import History
 from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
@@ -123,6 +123,8 @@ def _check_tune(tune: Any) -> None:
         )
     if callable(tune):
         check_callable("tune", tune, "a function (model) that trains it", takes="model")
+    else:
+        check_gradients_on("prune_iteratively")
     for name in tune if isinstance(tune, Mapping) else ():
         check_known("tune", name, inspect.signature(finetune).parameters, key=True)
 

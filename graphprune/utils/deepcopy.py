@@ -39,7 +39,7 @@ def copy_module(
         tensors: the copies of its tensors.
         substitute: what stands for an attribute that cannot be copied.
         everything: copy whatever functions hold, also what is no part of the model, so that nothing the copy runs
-            writes to it.
+            writes to it. Tensors that are noted on parameters are left out: such a copy has shapes alone.
         own: its tensors and submodules, if they are known.
 
     Raises:
@@ -74,7 +74,7 @@ def copy_with_tables(
     copied = copier.copied(model)
     for parameter in own.parameters.values():
         if parameter.__dict__ and memo.get(id(parameter), parameter) is not parameter:
-            copy_marks(parameter, memo[id(parameter)])
+            copy_marks(parameter, memo[id(parameter)], None if everything else copier.copied)
     return copied, own.copied(memo) if len(plain) == len(modules) else tables(copied)
 
 

@@ -18,8 +18,10 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils.prune import BasePruningMethod
 
 from graphprune.utils.held import held_functions, hook_tables
+from graphprune.utils.tree import map_tensors
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
@@ -211,22 +213,38 @@ def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return bool(getattr(tensor, "_is_param", False)) if kind is Tensor else isinstance(tensor, nn.Parameter)
 
 
-def copy_marks(tensor: Tensor, made: Tensor) -> None:
-    """Give a copy of a parameter what programs note on it (no decay, a learning rate, a place for other weights).
+def copy_marks(tensor: Tensor, made: Tensor, copied: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Give a copy of a parameter what programs note on it (no decay, a learning rate, the values it began with).
 
-    Plain values and containers of these are copied; all else is left out, as ``copy.deepcopy`` leaves out everything.
+    Plain values, tensors and containers of these are copied; all else is left out, as ``copy.deepcopy`` leaves out
+    everything. What the copy has already stays.
+
+    Args:
+        tensor: the parameter.
+        made: its copy, which is changed.
+        copied: the copy of a tensor; None: those are left out.
     """
     for name, value in vars(tensor).items():
+        if name in vars(made):
+            continue
         if _is_plain(value):
             setattr(made, name, copy.deepcopy(value))
+        elif copied is not None and _is_plain(value, (*_PLAIN, Tensor)):
+            setattr(made, name, map_tensors(copied, value))
 
 
-def _is_plain(value: Any) -> bool:
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def _is_plain(value: Any, kinds: tuple[type, ...] = _PLAIN) -> bool:
+    """Is it of one of these kinds, or a container of such? Keys, and what is in sets, must be plain in any case."""
     if isinstance(value, dict):
-        return all(map(_is_plain, (*value, *value.values())))
-    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value)) and all(_is_plain(item, kinds) for item in value.values())
+    if isinstance(value, set | frozenset):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item, kinds) for item in value)
+    return isinstance(value, kinds)
 
 
 def first_names(own: Tables) -> dict[str, str]:
@@ -254,14 +272,21 @@ def class_name(kind: type) -> str:
 def module_kind(module: nn.Module) -> str:
     """The class of a module, with the hooks of ``torch.nn.utils`` that make its weights before each call.
 
+    A mask of ``torch.nn.utils.prune`` is one, whatever chose it: what it multiplies a weight by is a buffer.
+
     >>> module_kind(nn.ReLU())
     'torch.nn.modules.activation.ReLU'
     """
     if not (module._forward_pre_hooks or module._forward_hooks):
         return class_name(type(module))
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
-    return " with ".join((class_name(type(module)), *torchs))
+    return " with ".join((class_name(type(module)), *filter(None, map(_hook_kind, hooks))))
+
+
+def _hook_kind(hook: object) -> str:
+    if isinstance(hook, BasePruningMethod):
+        return f"a mask of {hook._tensor_name}"
+    return type(hook).__name__ if type(hook).__module__.startswith("torch.nn.utils") else ""
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -277,6 +302,15 @@ def uncompiled_name(name: str) -> str:
     'conv.weight'
     """
     return name.removeprefix("_orig_mod.")
+
+
+def bare_name(name: str) -> str:
+    """The name that it would have if no submodule were compiled either.
+
+    >>> bare_name("blocks.0._orig_mod.conv.weight")
+    'blocks.0.conv.weight'
+    """
+    return name.replace("_orig_mod.", "")
 
 
 @lru_cache(maxsize=1024)

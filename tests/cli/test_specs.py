@@ -219,6 +219,12 @@ def test_transformers_unknown_name():
         load_spec("hf:lama")
 
 
+@pytest.mark.parametrize("name", ["./nofolder", "../no/folder", "no/such/folder", "/nofolder", "nofolder/"])
+def test_a_folder_of_transformers_that_is_not_there(name: str) -> None:
+    with pytest.raises(SpecError, match=f"the folder '{re.escape(name)}' does not exist"):
+        load_spec(f"hf:{name}")
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     transformers = pytest.importorskip("transformers")

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations, prune, weight_norm
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import graphprune
@@ -103,6 +103,56 @@ def test_what_was_pruned_compiled_is_loaded_into_what_is_compiled(tmp_path: Path
     slim = graphprune.prune_model(compiled(), 0.5, IMAGE)
     graphprune.save(slim, tmp_path)
     assert_same(graphprune.load(tmp_path, model=compiled()), slim)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["there", "here"])
+def test_where_one_part_is_compiled_the_message_says_which(tmp_path: Path, compiled: bool) -> None:
+    def network(compiled: bool) -> nn.Sequential:
+        model = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), nn.Linear(16, 4)).eval()
+        if compiled:
+            model[0] = torch.compile(model[0], backend="eager")
+        return model
+
+    x = torch.ones(1, 8)
+    plan = graphprune.trace(network(compiled), x).plan(0.5)
+    graphprune.save(plan.apply(network(compiled)), tmp_path)
+    message = "'0' was compiled " + ("there and is not here" if compiled else "here and was not there")
+    with pytest.raises(PlanError, match=message):
+        plan.apply(network(not compiled))
+    with pytest.raises(LoadError, match=message):
+        graphprune.load(tmp_path, model=network(not compiled))
+    graphprune.load(tmp_path, model=network(compiled))
+
+
+def masked(method: Callable[[nn.Module], object], permanent: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    method(model[0])
+    return graphprune.make_permanent(model) if permanent else model
+
+
+def by_size(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def twice(layer: nn.Module) -> None:
+    prune.random_unstructured(layer, "weight", 0.1)
+    prune.random_unstructured(layer, "weight", 0.1)
+
+
+@pytest.mark.parametrize("other", [partial(prune.identity, name="weight"), twice], ids=["identity", "twice"])
+def test_a_mask_is_loaded_into_any_mask(tmp_path: Path, other: Any) -> None:
+    slim = graphprune.prune_model(masked(by_size, permanent=False), 0.5, torch.ones(1, 8))
+    graphprune.save(slim, tmp_path)
+    assert_same(graphprune.load(tmp_path, model=masked(other, permanent=False)), slim)
+    with pytest.raises(LoadError, match="weight_mask"):
+        graphprune.load(tmp_path, model=masked(other, permanent=True))
+
+
+def test_what_was_masked_for_good_before_pruning_is_loaded_into_a_plain_model(tmp_path: Path) -> None:
+    slim = graphprune.prune_model(masked(by_size, permanent=True), 0.5, torch.ones(1, 8))
+    graphprune.save(slim, tmp_path)
+    assert_same(graphprune.load(tmp_path, model=masked(lambda layer: None, permanent=False)), slim)
 
 
 def llama() -> tuple[nn.Module, Any]:

@@ -242,6 +242,33 @@ def test_several_processes_are_refused() -> None:
         prepared.begin(model, [torch.optim.SGD(model.parameters())], 2)
 
 
+@pytest.mark.parametrize("kind", [LightningCallback, TransformersCallback])
+def test_what_is_wrong_whatever_the_model_is_told_at_once(kind: Any) -> None:
+    for arguments, message in (
+        ((network(),), "schedule: must be a schedule such as graphprune.Gradual"),
+        ((SCHEDULE,), "ratio: nothing is asked for"),
+        ((SCHEDULE, {"ratio": 0.5, "macs": 0.5}), "ratio: given together with macs"),
+        ((SCHEDULE, {"ratio": 0.5, "averages": 3}), "averages: must be a list of modules"),
+        ((SCHEDULE, {"ratio": 0.5, "outputs": 3}), "outputs: must be a function"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kind(arguments[0], **dict(*arguments[1:]))
+
+
+def test_parts_that_a_lightning_module_lacks(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="part: must be the path of a submodule, such as 'model'"):
+        LightningCallback(SCHEDULE, ratio=0.5, part=3)  # type: ignore[arg-type]
+    callback = LightningCallback(SCHEDULE, ratio=0.5, part="modle", example_inputs=IMAGES[:1])
+    with pytest.raises(InputError, match=r"part: Classifier has no submodule 'modle'[\s\S]*did you mean model"):
+        lightning_trainer(tmp_path, 1, callback).fit(Classifier(), loader())
+
+
+@pytest.mark.parametrize("kind", [LightningSparsity, TransformersSparsity])
+def test_a_callback_that_masks_takes_a_sparsifier(kind: Any) -> None:
+    with pytest.raises(InputError, match="sparsifier: must be a graphprune"):
+        kind(SCHEDULE)
+
+
 # ---------------------------------------------------------------- masks of single weights
 
 

@@ -300,4 +300,4 @@ def test_what_to_install_for_yolo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resumed_trainings_are_not_pruned_further() -> None:
     trainer = type("Trainer", (), {"resume": True, "model": nn.Linear(1, 1)})()
     with pytest.raises(InputError, match="a training that is resumed"):
-        PruningCallback(Gradual(0, 2)).on_pretrain_routine_end(trainer)
+        PruningCallback(Gradual(0, 2), ratio=0.5).on_pretrain_routine_end(trainer)

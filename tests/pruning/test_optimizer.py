@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+import timm.optim
 import torch
 import transformers
 from torch import Tensor, nn
@@ -247,6 +248,93 @@ def test_factored_state_of_square_weights(factory: Factory) -> None:
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[1].flatten(), before[1].flatten()[columns])
     steps(model, optimizer, x, y, 2)
+
+
+TIMMS = {
+    "adafactor": lambda p: timm.optim.Adafactor(p, lr=0.01, min_dim_size_to_factor=9),
+    "big vision": lambda p: timm.optim.AdafactorBigVision(p, lr=0.01, min_dim_size_to_factor=9),
+    "lookahead": lambda p: timm.optim.Lookahead(timm.optim.Adafactor(p, lr=0.01, min_dim_size_to_factor=9)),
+}
+"""They factor statistics of matrices that are large enough."""
+
+
+@pytest.mark.parametrize("kind", TIMMS)
+def test_state_that_depends_on_sizes_begins_anew_where_it_is_another_one(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+    x, y = torch.randn(6, 12), torch.arange(6) % 4
+    optimizer = TIMMS[kind](model.parameters())
+    torch.optim.lr_scheduler.ConstantLR(optimizer)  # it counts the steps of the instance
+    steps(model, optimizer, x, y, 2)
+    before = [p.clone() for p in model.parameters()]
+    plan = graphprune.trace(model, x).plan(0.5)
+    with pytest.warns(graphprune.RestartedStateWarning, match=r"the state of 2\.weight begins anew"):
+        prune_in_place(model, plan, optimizer)
+    pairs = zip(model.named_parameters(), before, strict=True)
+    assert all(torch.equal(p.flatten(), old[plan.mask(name)]) for (name, p), old in pairs)
+    state = getattr(optimizer, "_base_optimizer", optimizer).state
+    assert model[2].weight not in state and state[model[0].weight]["step"] == 2
+    steps(model, optimizer, x, y, 2)
+    assert state[model[2].weight]["exp_avg_sq"].shape == (8, 16)
+
+
+def test_the_state_of_a_wrapped_optimizer_is_cut() -> None:
+    """Lookahead has a state of its own beside that of the one that it holds, Accelerate's the same."""
+    accelerate = pytest.importorskip("accelerate")
+    for wrap in (timm.optim.Lookahead, accelerate.Accelerator(cpu=True).prepare_optimizer):
+        model, x, y = image_net(), *NETS["image"][1:]
+        inner = Adam(model.parameters(), lr=0.01)
+        optimizer = wrap(inner)
+        steps(model, optimizer, x, y, 2)
+        plan = graphprune.trace(model, x).plan(0.5)
+        by_hand = sliced_by_hand(inner, model, plan)
+        prune_in_place(model, plan, optimizer)
+        for name, p in model.named_parameters():
+            assert all(torch.equal(value, by_hand[name][key]) for key, value in inner.state[p].items())
+        assert inner.state.keys() == set(model.parameters())
+        steps(model, optimizer, x, y, 2)
+
+
+def test_statistics_of_rows_and_columns_of_ones_own_are_cut() -> None:
+    class Rows(SGD):
+        def __init__(self, parameters: object) -> None:
+            super().__init__(parameters, lr=0.01)
+            self.decay = 0.9
+
+        @torch.no_grad()
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            for p in (p for group in self.param_groups for p in group["params"] if p.ndim == 2):
+                row = self.state[p].setdefault("row", torch.zeros(p.shape[0]))
+                row.mul_(self.decay).add_(p.grad.square().mean(1))
+            return super().step(closure)
+
+    model, x, y = image_net(), *NETS["image"][1:]
+    optimizer = Rows(model.parameters())
+    steps(model, optimizer, x, y, 2)
+    before = optimizer.state[model[6].weight]["row"].clone()
+    plan = graphprune.trace(model, x).plan(0.5)
+    prune_in_place(model, plan, optimizer)
+    assert torch.equal(optimizer.state[model[6].weight]["row"], before[plan.mask("6.bias")])
+    steps(model, optimizer, x, y, 1)
+
+
+def test_an_optimizer_whose_first_step_fails_is_refused() -> None:
+    class Needy(Adafactor):
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            self.calls.append(closure)
+            return super().step(closure)
+
+    model, x, y = image_net(), *NETS["image"][1:]
+    optimizer = Needy(model.parameters())
+    optimizer.calls = []
+    steps(model, optimizer, x, y, 1)
+    with pytest.raises(InputError, match=r"Needy, for 0\.weight of shape .* cannot be found out: AttributeError"):
+        prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
+
+
+def test_integers_of_entries_are_no_numbers_of_channels() -> None:
+    kept = {0: torch.tensor([1, 3]).numpy()}
+    counts = slim_state({"counts": torch.tensor([7, 5, 7, 9])}, torch.Size((4,)), kept, "")["counts"]
+    assert counts.tolist() == [5, 9]
 
 
 def test_what_could_be_rows_or_columns_is_refused() -> None:

@@ -49,7 +49,7 @@ def test_types_flags_classes_and_marks(inplace: bool) -> None:
     model.fc.double()
     model.conv1.requires_grad_(False)
     model.bn1.weight = Marked(model.bn1.weight.detach())
-    model.bn1.bias.no_decay, model.bn1.bias.main_copy = True, torch.ones(16)
+    model.bn1.bias.no_decay = True
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     kept_class = model.bn1.weight
@@ -61,9 +61,36 @@ def test_types_flags_classes_and_marks(inplace: bool) -> None:
     assert type(slim.bn1.weight) is Marked
     assert slim.bn1.weight is not kept_class
     assert slim.bn1.bias.no_decay
-    assert not hasattr(slim.bn1.bias, "main_copy")  # of the dense shape
     cut = [p for name, p in slim.named_parameters() if name in plan.kept]
     assert all(p.grad is None for p in cut)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tensors_that_are_noted_on_parameters_are_cut_with_them(inplace: bool) -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    weight, bias = model[0].weight, model[0].bias
+    dense, scale = weight.detach().clone(), torch.ones(3)
+    weight.anchor, weight.scale, weight.moments = dense * 2, scale, {"first": [dense * 3], "steps": 7}
+    weight.twin, model[2].bias.anchor = bias, torch.ones(4)
+    bias.counts, bias.made_of = torch.arange(32), weight * 2
+    plan = graphprune.trace(model, torch.randn(2, 8)).plan(0.5)
+    slim: Any = plan.apply(model, inplace=inplace)
+    now = slim[0].weight
+    assert torch.equal(now.anchor, now * 2) and torch.equal(now.moments["first"][0], now * 3)
+    assert now.moments["steps"] == 7 and now.twin is slim[0].bias
+    assert torch.equal(now.scale, scale) and (now.scale is scale) == inplace
+    assert torch.equal(slim[2].bias.anchor, torch.ones(4))
+    assert torch.equal(slim[0].bias.counts, torch.from_numpy(plan.kept["0.bias"][0]))
+    assert torch.equal(slim[0].bias.made_of, dense * 2)
+    assert torch.equal(weight.anchor, dense * 2)
+
+
+def test_notes_on_parameters_survive_every_round_of_pruning() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    for parameter in model.parameters():
+        parameter.anchor = parameter.detach().clone()
+    slim: Any = graphprune.prune_iteratively(model, torch.randn(2, 8), ratio=0.5, rounds=2, tune=lambda model: None)
+    assert all(torch.equal(parameter, parameter.anchor) for parameter in slim.model.parameters())
 
 
 def test_sizes_of_tied_layers_are_those_of_their_weight() -> None:

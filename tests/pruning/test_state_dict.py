@@ -59,6 +59,31 @@ def test_tied_weights_blocks_left_out_and_other_names() -> None:
     assert torch.equal(other(ids), slim(ids))
 
 
+class _Counting(nn.Linear):
+    """Adds to its state dict what is no tensor."""
+
+    calls = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_modules_add_to_their_state_goes_along(prefix: str) -> None:
+    model = nn.Sequential(_Counting(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    plan = graphprune.trace(model, torch.ones(1, 8)).plan(0.5)
+    slim = plan.apply(model)
+    model[0].calls = 3
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    found = plan.apply_to_state_dict(state, prefix=prefix)
+    assert found.keys() == state.keys()
+    slim.load_state_dict({name.removeprefix(prefix): value for name, value in found.items()})
+    assert slim[0].calls == 3
+
+
 def test_what_does_not_fit() -> None:
     model = resnet_cifar.resnet20().eval()
     plan = graphprune.trace(model, IMAGE).plan(0.5)

@@ -85,5 +85,15 @@ def test_latencies_are_taken_from_measurements(graph: graphprune.ChannelGraph) -
     assert [name for name, _ in found] == ["dense, batch 1", "dense, batch 2", "slim"]
 
 
+def test_what_measure_returned_is_taken_as_it_is(graph: graphprune.ChannelGraph, tmp_path: Path) -> None:
+    one = graphprune.measure(graph.model, torch.randn(1, 3))
+    both = graphprune.measure({"dense": graph.model, "slim": graph.model}, torch.randn(1, 3))
+    for given, names in ((one, [one.model]), (both, ["dense", "slim"])):
+        found = measured_results(None, None, None, given).latency
+        assert found is not None
+        assert [name.partition(",")[0] for name, _ in found] == names
+        graphprune.write_report(tmp_path / "report.html", graph, latency=given)
+
+
 def test_the_parts_of_the_page_are_in_the_wheel(wheel: Path) -> None:
     assert {path.name for path in (wheel / "graphprune/report").glob("page.*")} == {"page.html", "page.css", "page.js"}

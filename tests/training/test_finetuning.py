@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import math
@@ -355,6 +356,21 @@ def test_numbers_of_other_libraries_count(tmp_path: Path) -> None:
     finetune(twin, BATCHES, **given, checkpoint=tmp_path)
     finetune(resumed, BATCHES, **plain, checkpoint=tmp_path)
     assert equal(weights(model), weights(twin)) and equal(weights(model), weights(resumed))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_nothing_is_trained(mode: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    pairs, before = [(torch.randn(4, 4), torch.arange(4) % 3)], copy.deepcopy(model.state_dict())
+    message = rf"trains, but gradients are off here[\s\S]*outside of torch.{mode.__name__}\(\)"
+    with mode():
+        with pytest.raises(InputError, match=f"finetune: {message}"):
+            finetune(model, pairs, epochs=1, lr=0.1)
+        with pytest.raises(InputError, match=f"prune_iteratively: {message}"):
+            graphprune.prune_iteratively(
+                model, pairs[0][0], ratio=0.5, rounds=1, tune={"batches": pairs, "epochs": 1, "lr": 0.1}
+            )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_nothing_to_train() -> None:
