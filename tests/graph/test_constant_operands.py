@@ -46,7 +46,7 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     ),
     "places": (
         lambda net, x: x + x[..., net.mask].mean(-1, keepdim=True),
-        "looked up by number: the buffer mask of torch.bool; nothing of it can be removed",
+        "picked by a mask: the buffer mask of torch.bool; nothing of it can be removed",
     ),
     "parameter": (lambda net, x: x * SCALE, "a parameter of no module in the model; in an nn.ModuleList or nn.Param"),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
