@@ -82,7 +82,7 @@ def _backwards(made: fx.Node) -> Iterator[fx.Node]:
 
 def _is_number(one: fx.Node, among: torch.Size) -> bool:
     """Is a tensor a single number that meets entries of another shape?"""
-    shape = one.meta["shape"]
+    shape: torch.Size = one.meta["shape"]
     return math.prod(shape) == 1 and shape != among
 
 
