@@ -56,9 +56,9 @@ def _written_back(write: fx.Node) -> list[fx.Node]:
     given = [one for one in index if one is not None]
     if len(given) != 1 or given[0].meta["dtype"] is not torch.bool:
         return []
-    steps = {write}
+    steps = {write, made}
     picks = []
-    for step in _backwards(made):
+    for step in _backwards(_entry(made)):
         picked = step.target is aten.index.Tensor
         if picked and step.args[1] == index and step.args[0].meta["shape"] == x.meta["shape"]:  # type: ignore[union-attr]
             picks.append(step)
@@ -66,6 +66,12 @@ def _written_back(write: fx.Node) -> list[fx.Node]:
             return []
         steps.add(step)
     return picks if all(steps.issuperset(step.users) for step in steps - {write}) else []
+
+
+def _entry(made: fx.Node) -> fx.Node:
+    """What a call makes; of one entry, what it was before torch made a number without dimensions of it to write it."""
+    one = math.prod(made.meta["shape"]) == 1 and has_trait(made.target, Trait.RESHAPES)
+    return cast("fx.Node", made.args[0]) if one else made
 
 
 def _backwards(made: fx.Node) -> Iterator[fx.Node]:
