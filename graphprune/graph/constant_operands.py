@@ -136,9 +136,17 @@ def _kept(operand: fx.Node, source: fx.Node) -> str:
     name = source.meta.get("tensor")
     if source.meta.get("unregistered"):
         return f"a parameter of no module in the model; {_REGISTERED}"
+    if source.meta.get("untraced"):
+        return "a tensor that was computed where nothing is traced, such as in another thread"
     if name is None:
-        return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
+        return f"a constant tensor that is neither a parameter nor a buffer; {_unless_read(_advice(operand), source)}"
     return f"the buffer {name} of {source.meta['dtype']}; {_needed(operand, source)}"
+
+
+def _unless_read(advice: str, source: fx.Node) -> str:
+    """Advice about a constant, which may depend on what was read as numbers before it was met."""
+    line = source.meta.get("read")
+    return f"{advice}, unless it is made of numbers that were read ({line[0]}:{line[1]})" if line else advice
 
 
 def _needed(operand: fx.Node, source: fx.Node) -> str:

@@ -17,6 +17,7 @@ from torch import fx, nn
 from graphprune.errors import RuleError
 from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
 from graphprune.graph.left_out import settle_left_out
+from graphprune.graph.picked_entries import rules_of_picks
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import (
     fix_cut_entries,
@@ -85,6 +86,8 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labeling:
     """Label all tensors of ``trace``. Outputs of the model are fixed, but for words of a vocabulary of so many."""
     nodes = list(trace.graph.nodes)
     labeling = Labeling(Labels(vocabulary), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
+    if not trace.on_meta:
+        labeling.functions.update(rules_of_picks(nodes, labeling.values))
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
     for node_index, node in enumerate(labeling.nodes):
         labeling.labels.node_index = node_index

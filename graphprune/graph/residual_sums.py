@@ -7,7 +7,9 @@ nothing between that is not linear, are one layer's in several parts, as ``W x +
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Sequence, Set
+from itertools import combinations
+from typing import Any
 
 import torch
 from torch import fx
@@ -17,33 +19,72 @@ from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, norm_of, rule_of
 from graphprune.rules.traits import Trait
+from graphprune.utils.operators import argument_of
 
-_MIXES = frozenset((torch.ops.aten.lerp.Scalar, torch.ops.aten.lerp.Tensor, torch.ops.aten.addcmul.default))
-"""What adds its first two operands, one of them weighted."""
+aten = torch.ops.aten
 
 
 def residual_sums(labeling: Labeling) -> list[LabeledTensor]:
     """The results of sums and differences of activations that different layers made in branches of a network."""
-    sums = [(node, *both) for node in labeling.nodes if (both := _summands(labeling, node))]
+    sums = [
+        (node, added) for node in labeling.nodes if node.op == "call_function" and (added := _summands(labeling, node))
+    ]
     if not sums:
         return []
     makers = ChannelMakers(labeling)
     linear = _LinearParts(makers.weights)
     return [
         labeling.values[node]
-        for node, one, other in sums
-        if makers.differ(one, other) and not linear.of_one_tensor(one, other)
+        for node, added in sums
+        if any(makers.differ(*pair) and not linear.of_one_tensor(*pair) for pair in combinations(added, 2))
     ]
 
 
 def _summands(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
-    """The two activations that a call adds, or none: each has an entry for every place of a sample."""
-    if node.op != "call_function" or not (has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS) or node.target in _MIXES):
+    """The activations that a call adds, or none: each has an entry for every place of a sample.
+
+    What adds a product to an activation stands for that product.
+    """
+    if has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
+        added: Sequence[Any] = node.args[:2]
+    else:
+        read = _OTHER_SUMS.get(node.target)
+        added = read(node) if read is not None else ()
+    given = [a for a in added if isinstance(a, fx.Node) and labeling.tensor(a).arrays]
+    if len(given) < 2:
         return []
-    both = [a for a in node.args[:2] if isinstance(a, fx.Node) and labeling.tensor(a).arrays]
     places = labeling.tensor(node).shape[1:]
-    everywhere = (labeling.tensor(one).shape[-len(places) :] == places for one in both) if places else (True,)
-    return both if len(both) == 2 and all(everywhere) else []
+    return given if not places or all(labeling.tensor(one).shape[-len(places) :] == places for one in given) else []
+
+
+def _mixed(node: fx.Node) -> Sequence[Any]:
+    """The first two operands, one of them weighted."""
+    return node.args[:2]
+
+
+def _with_product(node: fx.Node) -> Sequence[Any]:
+    """The first operand, unless it is a bias, and the product of the others."""
+    first: Any = node.args[0]
+    return (first, node) if first.op == "call_function" else ()
+
+
+def _stacked(node: fx.Node) -> Sequence[Any]:
+    """What was stacked along the dimension of which this is the sum or mean."""
+    made: Any = node.args[0]
+    if made.target is not aten.stack.default:
+        return ()
+    rank, dim = len(made.meta["shape"]), argument_of(made.target, made.args, made.kwargs, 1)
+    dims: Any = node.args[1]
+    return made.args[0] if [d % rank for d in dims or ()] == [dim % rank] else ()
+
+
+_PLUS_PRODUCT = (aten.addmm.default, aten.baddbmm.default)
+_OTHER_SUMS: dict[Any, Callable[[fx.Node], Sequence[Any]]] = {
+    **dict.fromkeys((aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default), _mixed),
+    **dict.fromkeys(_PLUS_PRODUCT, _with_product),
+    **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), _stacked),
+}
+"""What else adds, and which operands of it."""
 
 
 _PASSES = (Trait.IDENTITY, Trait.DETACHES, Trait.DROPS, Trait.MOVES, Trait.SCALES, Trait.DIVIDES, Trait.ADDS)
@@ -74,7 +115,8 @@ class _LinearParts:
 
     def _before(self, node: fx.Node) -> fx.Node | None:
         """The only activation of which a call is a linear function, if it is one."""
-        activations = [operand for operand in node.all_input_nodes if operand not in self._weights]
+        given = node.all_input_nodes[1:] if node.target in _PLUS_PRODUCT else node.all_input_nodes
+        activations = [operand for operand in given if operand not in self._weights]
         if node.op != "call_function" or len(activations) != 1:
             return None
         linear = has_trait(node.target, *_PASSES) or self._is_product(node)

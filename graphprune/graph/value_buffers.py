@@ -6,8 +6,9 @@ stay whole: they are taken for numbers of channels (:func:`graphprune.pruning.re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -32,6 +33,8 @@ _KEEPING = (
     aten.unbind.int,
 )
 """What may come in between: to these, entries that are zero add nothing."""
+
+_WRITES = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
 def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
@@ -58,12 +61,24 @@ def _meetings(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[bool | N
     for user in node.users:
         if has_trait(user.target, Trait.MOVES, Trait.EXPANDS) or user.target in _KEEPING:
             yield from _meetings(user, values)
+        elif (filled := _filled(user, node)) is not None:
+            yield _touches(node, *filled, values)
         elif not _is_entrywise(user) or (user.args[0] is node and is_mutable(user.target)):
             yield None
         elif others := [n for n in user.all_input_nodes if n is not node and _is_floating(n) and n.meta["shape"]]:
-            yield any(_touches(node, other, values) for other in others)
+            yield any(_touches(node, other, _overlaid(node, other), values) for other in others)
         else:
             yield from _meetings(user, values)
+
+
+def _filled(user: fx.Node, mask: fx.Node) -> tuple[fx.Node, int] | None:
+    """The tensor in which a call writes one number where a mask is true, and in which dimension the mask begins."""
+    if user.target not in _WRITES or mask.meta["dtype"] is not torch.bool:
+        return None
+    filled, index, number = cast("tuple[fx.Node, Sequence[Any], fx.Node]", user.args[:3])
+    alone = [place for place, one in enumerate(index) if one is not None]
+    only = len(alone) == 1 and index[alone[0]] is mask and mask not in (filled, number)
+    return (filled, alone[0]) if only and math.prod(number.meta["shape"]) == 1 else None
 
 
 def _is_entrywise(user: fx.Node) -> bool:
@@ -78,11 +93,18 @@ def _is_floating(node: fx.Node) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
 
-def _touches(node: fx.Node, other: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Has a tensor labels in a dimension in which the buffer is wide? One that was not made yet may."""
+def _overlaid(node: fx.Node, other: fx.Node) -> int:
+    """The dimension of a tensor in which another begins that meets it entry by entry; negative: before the first."""
+    return len(other.meta["shape"]) - len(node.meta["shape"])
+
+
+def _touches(node: fx.Node, other: fx.Node, place: int, values: Mapping[fx.Node, Any]) -> bool:
+    """Has a tensor labels in a dimension in which the buffer, which begins at ``place`` of it, is wide?
+
+    One that was not made yet may.
+    """
     value = values.get(other)
     if not isinstance(value, LabeledTensor):
         return True
-    shape = node.meta["shape"]
-    wide = [d - len(shape) for d, size in enumerate(shape) if size > 1]
-    return bool(value.touching([d for d in wide if d >= -value.ndim]))
+    wide = [place + d for d, size in enumerate(node.meta["shape"]) if size > 1]
+    return bool(value.touching([d for d in wide if d >= 0]))

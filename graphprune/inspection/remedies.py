@@ -32,6 +32,7 @@ _REMEDIES = {
     "need these entries.",
     "are counted": "Nothing is to be done: the entries are what the operation counts.",
     "are numbered": "Nothing is to be done: the entries are what the operation counts.",
+    "entries are picked by a mask": "Write torch.where(mask, changed, x) if entries are only changed, each by itself.",
     "returns the number of a channel": "Nothing is to be done if the program uses that number.",
 }
 """By a part of the reason. Reasons that are not here say themselves what to write instead, or nothing is known."""

@@ -15,7 +15,7 @@ from graphprune.graph.coupled_steps import SubGroup
 from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
+from graphprune.planning.weights_given import GivenParameters, KnownBuffers, read_weights, with_weights
 from graphprune.planning.weights_in_effect import WeightsInEffect
 from graphprune.utils.arrays import Scores
 from graphprune.utils.devices import with_float64
@@ -79,8 +79,8 @@ class UnitScores:
         if statistics is None and batches is not None:
             statistics = Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
         known = tensors if weights is None else GivenParameters(own, weights)
-        others = own.buffers | own.plain
-        made = {} if known is tensors and unloaded else WeightsInEffect(self._graph, known, others)
+        has_values = known is not tensors or not unloaded
+        made = WeightsInEffect(self._graph, known, KnownBuffers(own, weights or {})) if has_values else {}
         return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize, made)
 
     @cached_property

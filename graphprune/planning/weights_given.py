@@ -70,23 +70,16 @@ class _Opened(Mapping[str, Tensor]):
         return len(self._names)
 
 
-class GivenParameters(Mapping[str, Tensor]):
-    """The parameters of a model that have entries, by first name; those on ``meta`` come from ``weights``.
-
-    None of them is kept: a criterion that takes them one by one needs the memory of one.
+class _GivenTensors(Mapping[str, Tensor]):
+    """Tensors of a model, some of which come from ``weights``. None of them is kept.
 
     Args:
-        own: the tensors of the model.
-        weights: by any of the names that a parameter has.
-
-    Raises:
-        InputError: ``weights`` lacks one.
+        own: the model's, by name.
+        source: the names that ``weights`` has for those that come from there.
     """
 
-    def __init__(self, own: Tables, weights: Mapping[str, Tensor]) -> None:
-        self._weights = weights
-        self._own = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
-        self._source = {name: _source(name, t, own, weights) for name, t in self._own.items() if t.is_meta}
+    def __init__(self, own: Mapping[str, Tensor], source: Mapping[str, str], weights: Mapping[str, Tensor]) -> None:
+        self._own, self._source, self._weights = own, source, weights
 
     def __getitem__(self, name: str) -> Tensor:
         own = self._own[name]
@@ -102,11 +95,46 @@ class GivenParameters(Mapping[str, Tensor]):
         return len(self._own)
 
 
+class GivenParameters(_GivenTensors):
+    """The parameters of a model that have entries, by first name; those on ``meta`` come from ``weights``.
+
+    None of them is kept: a criterion that takes them one by one needs the memory of one.
+
+    Args:
+        own: the tensors of the model.
+        weights: by any of the names that a parameter has.
+
+    Raises:
+        InputError: ``weights`` lacks one.
+    """
+
+    def __init__(self, own: Tables, weights: Mapping[str, Tensor]) -> None:
+        tensors = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
+        super().__init__(tensors, {n: _source(n, t, own, weights) for n, t in tensors.items() if t.is_meta}, weights)
+
+
+class KnownBuffers(_GivenTensors):
+    """The tensors of a model beside parameters that have values; those on ``meta`` where ``weights`` has them.
+
+    Args:
+        own: the tensors of the model.
+        weights: by any of the names that a buffer has.
+    """
+
+    def __init__(self, own: Tables, weights: Mapping[str, Tensor]) -> None:
+        tensors = own.buffers | own.plain
+        source = {n: found for n, t in tensors.items() if t.is_meta and (found := _found(n, t, own, weights))}
+        super().__init__({n: t for n, t in tensors.items() if n in source or not t.is_meta}, source, weights)
+
+
+def _found(name: str, tensor: Tensor, own: Tables, weights: Mapping[str, Tensor]) -> str | None:
+    """The name under which ``weights`` has a tensor of the model; None: it has not."""
+    return name if name in weights else next((n for n, t in own.named() if t is tensor and n in weights), None)
+
+
 def _source(name: str, tensor: Tensor, own: Tables, weights: Mapping[str, Tensor]) -> str:
-    """The name under which ``weights`` has a tensor of the model."""
-    if name in weights:
-        return name
-    found = next((n for n, other in own.named() if other is tensor and n in weights), None)
+    """The name under which ``weights`` must have a tensor of the model."""
+    found = _found(name, tensor, own, weights)
     if found is None:
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
         raise InputError(

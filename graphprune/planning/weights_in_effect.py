@@ -32,11 +32,12 @@ class WeightsInEffect(Mapping[str, Tensor]):
     Args:
         graph: of the model.
         parameters: by name.
-        buffers: by name. Those on ``meta`` have no values, so what is made of them is left out.
+        buffers: by name, those that have values. What is made of others is left out.
     """
 
     def __init__(self, graph: Analysis, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-        self._parameters, self._others = parameters, {**buffers, **graph.trace.constants}
+        constants = {name: tensor for name, tensor in graph.trace.constants.items() if not tensor.is_meta}
+        self._parameters, self._tables = parameters, (parameters, buffers, constants)
         self._steps: dict[str, list[fx.Node]] = {}
         for name, node in _made(graph).items():
             steps = sorted(computed_from(node), key=graph.trace.node_index)
@@ -63,13 +64,11 @@ class WeightsInEffect(Mapping[str, Tensor]):
         return len(self._steps)
 
     def _has_value(self, step: fx.Node) -> bool:
-        other = self._others.get(_name(step))
-        return _name(step) in self._parameters if other is None else not other.is_meta
+        return any(_name(step) in table for table in self._tables)
 
     def _run(self, step: fx.Node, found: Mapping[fx.Node, Any]) -> Any:
         if step.op == "get_attr":
-            name = _name(step)
-            return widened_tensor(self._parameters[name] if name in self._parameters else self._others[name])
+            return widened_tensor(next(table[_name(step)] for table in self._tables if _name(step) in table))
         given: Any = fx.node.map_arg((step.args, step.kwargs), found.__getitem__)
         args, kwargs = given
         target = torch.reshape if has_trait(step.target, Trait.RESHAPES) else in_any_type(step.target)

@@ -93,6 +93,7 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         for name, merged in self.merged.items():
             self._check_merged(name, merged)
         self._check_choices()
+        self._check_any_choice()
         if (count := self.indices) > MOST_INDICES:
             raise ValueError(f"kept: there are {count} indices in all, needed are at most {MOST_INDICES}")
         if (count := sum(choice.removed.count for choice in self.choices)) > MOST_REMOVED:
@@ -122,6 +123,19 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
                     f"choices: group {choice.group!r} is said to keep {left} of {choice.units} units, and kept names "
                     f"{self._left(*place)} entries of dimension {place[1]} of {place[0]!r}"
                 )
+
+    def _check_any_choice(self) -> None:
+        """What loses entries that are not merged into others loses them by a choice."""
+        if self.merged or any(choice.removed.count for choice in self.choices):
+            return
+        for name, dims in self.kept.items():
+            for dim, runs in dims.items():
+                gone = self.shapes[name][dim] - runs.count
+                if gone and not within(name, self.skipped):
+                    raise ValueError(
+                        f"choices: there is none that removes units, and kept lacks {gone} of {self.shapes[name][dim]} "
+                        f"entries of dimension {dim} of {name!r}"
+                    )
 
     def _left(self, name: str, dim: int) -> int:
         """How many entries survive along a dimension."""

@@ -14,13 +14,17 @@ from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import (
+    NUMBERS,
     _mixing,
     masked_mean,
+    masked_median,
     masked_variance,
+    numbers_used,
     reduced,
     summed_dims,
     variance,
     variance_and_mean,
+    with_indices,
 )
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
@@ -85,6 +89,12 @@ def dist(call: Call, x: LabeledTensor, y: LabeledTensor, order: float = 2) -> La
 @rule(aten.all.dims, samples=[sample(bools(3, 4, 2), [1])], masked=filled(aten.all.dims, True))
 @rule(aten.max.default, samples=[sample(t(3, 4))], masked=filled(aten.max.default, -INFINITY))
 @rule(aten.min.default, samples=[sample(t(3, 4))], masked=filled(aten.min.default, INFINITY))
+@rule(aten.nanmedian.default, samples=[sample(t(3, 4))], masked=filled(aten.nanmedian.default, float("nan")))
+@rule(
+    aten.median.default,
+    samples=[sample(t(3, 4))],
+    masked=lambda alive, x: masked_median(alive.expand(x.shape).flatten(), x.flatten(), 0)[0],
+)
 @rule(aten.logsumexp.default, samples=[sample(t(3, 4), [1])], masked=filled(aten.logsumexp.default, -INFINITY))
 def extreme(call: Call, x: LabeledTensor, dims: Any = None, keepdim: bool = False) -> LabeledTensor:
     _mixing(call, x, [dims] if isinstance(dims, int) else dims)
@@ -148,15 +158,26 @@ def running(call: Call, x: LabeledTensor, dim: int, **_: Any) -> LabeledTensor:
     return x
 
 
-@rule(aten.cummax.default, aten.cummin.default, samples=[sample(t(3, 4, 2), 1)])
-@rule(aten.median.dim, aten.nanmedian.dim, aten.mode.default, samples=[sample(t(3, 5), 1), sample(t(3, 5), 0, True)])
-def with_positions(
+_RUNNING = (sample(t(3, 4, 2), 1), sample(t(3, 4, 2), 1).looking_at(0))
+
+
+@rule(aten.cummax.default, samples=_RUNNING, masked=filled(aten.cummax.default, -INFINITY))
+@rule(aten.cummin.default, samples=_RUNNING, masked=filled(aten.cummin.default, INFINITY))
+def running_extreme(call: Call, x: LabeledTensor, dim: int) -> tuple[LabeledTensor, LabeledTensor]:
+    """As :func:`running`, where nobody asks for the positions."""
+    if numbers_used(call):
+        return with_indices(call, x, dim)
+    out = running(call, x, dim)
+    return out, out
+
+
+@rule(aten.mode.default, samples=[sample(t(3, 5), 1), sample(t(3, 5), 0, True)])
+def most_frequent(
     call: Call, x: LabeledTensor, dim: int = -1, keepdim: bool = False
 ) -> tuple[LabeledTensor, LabeledTensor]:
-    """Values and their numbers along ``dim``, in which nothing can go."""
-    left = ended(call, x, [dim], "returns the number of a channel").arrays
-    gone = len(call.out) < x.ndim
-    out = LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in left))
+    """A value and its number along ``dim``, in which nothing can go."""
+    left = ended(call, x, [dim], NUMBERS if numbers_used(call) else "counts how often channels have a value").arrays
+    out = LabeledTensor(call.out, tuple(array if keepdim else array.at(array.ids.squeeze(dim)) for array in left))
     return out, out
 
 

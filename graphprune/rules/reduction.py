@@ -198,6 +198,14 @@ def amin(call: Call, x: LabeledTensor, dims: Sequence[int] = (), keepdim: bool =
     return reduced(call, x, dims, keepdim)
 
 
+NUMBERS = "returns the number of a channel"
+
+
+def numbers_used(call: Call) -> bool:
+    """May the program look at the second result, which says of which channel each value is?"""
+    return call.used is None or 1 in call.used
+
+
 @rule(
     aten.sort.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
@@ -206,8 +214,9 @@ def amin(call: Call, x: LabeledTensor, dims: Sequence[int] = (), keepdim: bool =
 def with_indices(
     call: Call, x: LabeledTensor, dim: int = -1, *args: Any, **_: Any
 ) -> tuple[LabeledTensor, LabeledTensor]:
-    """Positions are returned: channels of that dimension keep theirs."""
-    left = ended(call, x, [dim], "returns the number of a channel").arrays
+    """Positions are returned: channels of that dimension keep theirs. In order of their values they have others."""
+    text = NUMBERS if numbers_used(call) else "puts channels in the order of their values"
+    left = ended(call, x, [dim], text).arrays
     if len(call.out) < x.ndim:
         left = tuple(array.at(array.ids.squeeze(dim)) for array in left)
     return LabeledTensor(call.out, left, indexed=x.indexed), LabeledTensor(call.out, left)
@@ -220,14 +229,22 @@ def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., An
     return masked
 
 
-_ALONG = (sample(t(3, 4, 2), 1), sample(t(3, 4), -1), sample(t(3, 4, 2), 1, True).looking_at(0))
+def masked_median(alive: Tensor, x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The median of what lives, which is not a number where one of these is not."""
+    values, numbers = x.masked_fill(~alive, float("nan")).nanmedian(dim, keepdim)
+    return values.masked_fill((x.isnan() & alive).any(dim, keepdim), float("nan")), numbers
 
 
-@rule(aten.max.dim, samples=_ALONG, masked=_masked_along(torch.max, float("-inf")))
-@rule(aten.min.dim, samples=_ALONG, masked=_masked_along(torch.min, float("inf")))
+ALONG = (sample(t(3, 4, 2), 1), sample(t(3, 4), -1), sample(t(3, 4, 2), 1, True).looking_at(0))
+
+
+@rule(aten.max.dim, samples=ALONG, masked=_masked_along(torch.max, float("-inf")))
+@rule(aten.min.dim, samples=ALONG, masked=_masked_along(torch.min, float("inf")))
+@rule(aten.nanmedian.dim, samples=ALONG, masked=_masked_along(torch.nanmedian, float("nan")))
+@rule(aten.median.dim, samples=ALONG, masked=masked_median)
 def extreme_along(call: Call, x: LabeledTensor, dim: int, keepdim: bool = False) -> tuple[LabeledTensor, LabeledTensor]:
     """Where nobody asks for the positions, channels can be among those that are compared."""
-    if call.used is None or 1 in call.used:
+    if numbers_used(call):
         return with_indices(call, x, dim)
     _mixing(call, x, [dim])
     out = reduced(call, x, [dim], keepdim)

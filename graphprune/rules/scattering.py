@@ -51,7 +51,13 @@ _WRITTEN = "entries are written by number"
 _READ = "entries are looked up by number"
 
 
-BY_NUMBER = (_WRITTEN, _READ)
+_PICKED = "entries are picked by a mask"
+
+
+_LAID = "entries are written by a mask, in the order of memory"
+
+
+BY_NUMBER = (_WRITTEN, _READ, _PICKED, _LAID)
 """How the reasons end for fixing a dimension in which entries are counted."""
 
 
@@ -259,6 +265,7 @@ def index(call: Call, x: LabeledTensor, indices: Sequence[LabeledTensor | None])
     if followed is not None:
         return followed
     counted, _ = counted_dims(x, indices)
+    text = _PICKED if any(i.boolean for _, i in given) else _READ
     for dim, i in zip(counted, (i for i in indices if i is not None), strict=False):
         if i.indexed is not None:
             x = looked_up(call, x, dim, i.indexed)
@@ -266,10 +273,10 @@ def index(call: Call, x: LabeledTensor, indices: Sequence[LabeledTensor | None])
     new = len(call.out) - len(rest)
     made = _made_numbers(given, new)
     if not made:
-        call.freeze([i for _, i in given], _READ)
+        call.freeze([i for _, i in given], text)
     at = counted[0] if _adjacent(counted) else 0
     place = [k if k < at else k + new for k in range(len(rest))]
-    arrays = [_moved(array, rest, place, len(call.out)) for array in ended(call, x, counted, _READ).arrays]
+    arrays = [_moved(array, rest, place, len(call.out)) for array in ended(call, x, counted, text).arrays]
     after = (1,) * (len(call.out) - at - new)
     arrays += [array.at(array.ids.reshape((1,) * at + array.ids.shape + after)) for array in made]
     return LabeledTensor(call.out, tuple(arrays), indexed=x.indexed)
@@ -376,17 +383,18 @@ def index_put(
         return LabeledTensor(x.shape, tuple(align(call.labels, (x, mask), x.shape)))
     counted, rank = counted_dims(x, index)
     rest = [d for d in range(x.ndim) if d not in counted]
-    call.freeze([i for i in index if i is not None], _WRITTEN)
+    text = _LAID if any(i is not None and i.boolean for i in index) else _WRITTEN
+    call.freeze([i for i in index if i is not None], text)
     before = [d for d in rest if _adjacent(counted) and d < counted[0]]
     if rank is None:
         counted, rest, before = [*counted, *before], [d for d in rest if d not in before], []
         rank = max(values.ndim - len(rest), 0)
-    x = ended(call, x, counted, _WRITTEN)
+    x = ended(call, x, counted, text)
     wide = (*(x.shape[d] for d in before), *([1] * rank), *(x.shape[d] for d in rest[len(before) :]))
     place = [*range(len(before)), *range(len(before) + rank, len(wide))]
     first = len(wide) - values.ndim
     numbered = [d - first for d in range(len(before), len(before) + rank) if d >= first]
-    values = _flattened(ended(call, values, numbered, _WRITTEN), frozenset(numbered)) if values.ndim else values
+    values = _flattened(ended(call, values, numbered, text), frozenset(numbered)) if values.ndim else values
     spread = LabeledTensor(wide, tuple(_moved(array, rest, place, len(wide)) for array in x.arrays), x.movable)
     arrays = align(call.labels, (spread, values), wide)
     return LabeledTensor(x.shape, tuple(_moved(array, place, rest, x.ndim) for array in arrays))
@@ -399,6 +407,19 @@ def _fills_a_mask(
     place, mask = next((place, i) for place, i in enumerate(index) if i is not None)
     if not mask.boolean or any(i is not None for i in index[place + 1 :]) or np.prod(values.shape) != 1:
         return None
+    return _laid_mask(x, place, mask)
+
+
+def lay_by_mask(
+    call: Call, x: LabeledTensor, index: Sequence[LabeledTensor | None], *others: LabeledTensor
+) -> LabeledTensor:
+    """``x`` with functions of others' entries where the only index, a mask, is true; all have the shape of ``x``."""
+    ((place, mask),) = [(place, i) for place, i in enumerate(index) if i is not None]
+    return LabeledTensor(x.shape, tuple(align(call.labels, (x, *others, _laid_mask(x, place, mask)), x.shape)))
+
+
+def _laid_mask(x: LabeledTensor, place: int, mask: LabeledTensor) -> LabeledTensor:
+    """A mask that begins at a dimension of ``x``, as wide as that."""
     before, after = (1,) * place, (1,) * (x.ndim - place - mask.ndim)
     arrays = (array.at(array.ids.reshape(before + array.ids.shape + after)) for array in mask.arrays)
     return LabeledTensor(before + mask.shape + after, tuple(arrays), boolean=True)

@@ -10,24 +10,38 @@ from torch import Tensor
 from graphprune.rules.ending import ended
 from graphprune.rules.indexing import column
 from graphprune.rules.labels import LabeledTensor
+from graphprune.rules.reduction import NUMBERS, numbers_used, reduced
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
 
 aten = torch.ops.aten
 
 
-_NUMBERS = "returns the number of a channel"
+def _living_kth(alive: Tensor, x: Tensor, count: int, dim: int = -1, *rest: Any) -> Any:
+    return x.masked_fill(~alive, float("inf")).kthvalue(count, dim, *rest)
 
 
 @rule(
     aten.kthvalue.default,
-    samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1)],
+    samples=[
+        sample(t(3, 4, 2), 2, 1),
+        sample(t(3, 4), 2, -1),
+        sample(t(3, 4), 2, -1).looking_at(0),
+        sample(t(3, 4, 2), 2, 1, True).looking_at(0),
+    ],
+    masked=_living_kth,
 )
 def kth_along(
-    call: Call, x: LabeledTensor, count: int, dim: int = -1, *_: Any, **__: Any
+    call: Call, x: LabeledTensor, count: int, dim: int = -1, keepdim: bool = False
 ) -> tuple[LabeledTensor, LabeledTensor]:
-    """Values and their numbers along ``dim``, in which nothing can go."""
-    out = _without(call, x, dim)
+    """A value and its number along ``dim``. Where nobody asks for the number, entries can go until so many are left."""
+    labels = None if numbers_used(call) else column(x, dim)
+    if labels is None:
+        out = _without(call, x, dim)
+        return out, out
+    call.labels.chosen(labels, count)
+    call.labels.mixes_channels(f"{call.op} chooses among channels", x.touching([dim]))
+    out = reduced(call, x, [dim], keepdim)
     return out, out
 
 
@@ -56,7 +70,8 @@ def chosen_along(
 
 def _without(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
     """Labels of what is left of ``x`` when ``dim`` is chosen from; the result has it or not."""
-    kept = ended(call, x, [dim], _NUMBERS).arrays
+    text = NUMBERS if numbers_used(call) else "chooses among channels of a grid"
+    kept = ended(call, x, [dim], text).arrays
     gone = len(call.out) < x.ndim
     return LabeledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in kept))
 
@@ -69,13 +84,13 @@ def _without(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
 def extreme_number(call: Call, x: LabeledTensor, dim: int | None = None, keepdim: bool = False) -> LabeledTensor:
     if dim is not None:
         return _without(call, x, dim)
-    call.freeze(x, _NUMBERS)
+    call.freeze(x, NUMBERS)
     return LabeledTensor(call.out)
 
 
 @rule(aten.nonzero.default, samples=[sample(t(3, 4))])
 def nonzero(call: Call, x: LabeledTensor) -> LabeledTensor:
-    call.freeze(x, _NUMBERS)
+    call.freeze(x, NUMBERS)
     return LabeledTensor(call.out)
 
 

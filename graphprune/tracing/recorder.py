@@ -244,6 +244,8 @@ class Recorder(DispatchMode):
         self.constants[name] = self.model_copy.originals.get(id(tensor), tensor)
         node = self._get_attr(name, tensor)
         node.meta["unregistered"] = isinstance(tensor, nn.Parameter)
+        node.meta["untraced"] = self.on_meta and tensor.is_meta and id(tensor) not in self.model_copy.originals
+        node.meta["read"] = self.log.values_read[-1][1] if self.log.values_read else None
         return node
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     ),
     "places": (
         lambda net, x: x + x[..., net.mask].mean(-1, keepdim=True),
-        "looked up by number: the buffer mask of torch.bool; nothing of it can be removed",
+        "picked by a mask: the buffer mask of torch.bool; nothing of it can be removed",
     ),
     "parameter": (lambda net, x: x * SCALE, "a parameter of no module in the model; in an nn.ModuleList or nn.Param"),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
@@ -61,6 +63,31 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     ),
     "order": (lambda net, x: x[..., ORDER], "registered as a buffer, it would follow if it names every channel"),
 }
+
+
+def _by_numpy(net: Net, x: Tensor) -> Tensor:
+    return torch.from_numpy(np.tanh(x.detach().numpy()))
+
+
+def _in_a_thread(net: Net, x: Tensor) -> Tensor:
+    found: list[Tensor] = []
+    thread = Thread(target=lambda: found.append(x.tanh()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("between", "text"),
+    [
+        (_by_numpy, "it would follow, unless it is made of numbers that were read ("),
+        (lambda net, x: x * torch.tensor([x.max().item()] * 16), "unless it is made of numbers that were read ("),
+        (_in_a_thread, "meets a tensor that was computed where nothing is traced, such as in another thread"),
+    ],
+)
+def test_what_depends_on_the_input_cannot_be_a_buffer(between: Callable[[Net, Tensor], Tensor], text: str) -> None:
+    frozen = {str(f.axis): f.reason for f in graphprune.trace(Net(between), X).frozen}
+    assert text in frozen["b.weight[1]"]
 
 
 @pytest.mark.parametrize("name", REASONS)

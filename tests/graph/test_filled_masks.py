@@ -1,4 +1,4 @@
-"""``x[mask] = number``: a write that counts no entries is elementwise."""
+"""``x[mask] = number``, ``x[mask] *= number``: writes that count no entries are elementwise."""
 
 from __future__ import annotations
 
@@ -74,3 +74,82 @@ def test_what_a_mask_fills_loses_channels(fill: Callable[[Tensor], None]) -> Non
 def test_what_numbers_fill_stays() -> None:
     with pytest.raises(graphprune.PlanError, match="entries are written by number"):
         graphprune.trace(Filled(numbers).eval(), torch.randn(4, 6)).plan(0.5)
+
+
+# ---------------------------------------------------------------- entries that are picked, changed and written back
+
+
+def _double(h: Tensor) -> Tensor:
+    low = h < 0
+    h[low] = h[low].double().exp().to(h.dtype)
+    return h
+
+
+def _of_another(h: Tensor) -> Tensor:
+    y = torch.zeros_like(h)
+    low = h < 0.5
+    y[low] = torch.exp(h[low]) - h[low].relu() * h.amax()
+    return y
+
+
+def _times(h: Tensor) -> Tensor:
+    h[h < 0] *= 0.1
+    return h
+
+
+def _plus(h: Tensor) -> Tensor:
+    h[h < 0.3] += 0.3
+    return h
+
+
+def _whole_columns(h: Tensor) -> Tensor:
+    h[:, h.sum(0) > 0] *= 2
+    return h
+
+
+def _one(h: Tensor) -> Tensor:
+    """torch makes a number without dimensions of a single entry before it writes it."""
+    h[h == h.amax()] *= 2
+    return h
+
+
+def _none(h: Tensor) -> Tensor:
+    h[h > 1e9] *= 2
+    return h
+
+
+class Changed(nn.Module):
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change, self.enter, self.leave = change, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.change(self.enter(x)))
+
+
+@pytest.mark.parametrize("change", [_times, _plus, _double, _of_another, _whole_columns, _one, _none])
+def test_what_is_picked_and_written_back_by_a_mask_loses_channels(change: Callable[[Tensor], Tensor]) -> None:
+    net, x = Changed(change).eval(), torch.randn(5, 6)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert slim.enter.out_features == 4
+    assert graphprune.verify(net, slim, plan, x).passed
+
+
+def _centered(h: Tensor) -> Tensor:
+    low = h < 0
+    h[low] = h[low] - h[low].mean()
+    return h
+
+
+def _counted(h: Tensor) -> Tensor:
+    low = h < 0
+    h[low] = h[low].cumsum(0)
+    return h
+
+
+@pytest.mark.parametrize("change", [_centered, _counted])
+def test_picked_entries_of_which_more_is_made_hold_channels(change: Callable[[Tensor], Tensor]) -> None:
+    graph = graphprune.trace(Changed(change).eval(), torch.randn(5, 6))
+    reason = next(str(frozen.reason) for frozen in graph.frozen if frozen.axis == "enter.weight[0]")
+    assert "entries are picked by a mask" in reason

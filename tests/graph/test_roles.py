@@ -86,12 +86,29 @@ def into_empty(x: Tensor, y: Tensor) -> Tensor:
         lambda x, y: x + y * torch.sigmoid(x),
         lambda x, y: torch.lerp(x, y, 0.3),
         lambda x, y: torch.addcmul(x, y, torch.sigmoid(x)),
+        lambda x, y: torch.stack([x, y]).sum(0),
+        lambda x, y: torch.stack([y, x.tanh(), x], -1).mean(-1),
     ],
 )
 def test_residual_sums_in_other_words(add: Callable[[Tensor, Tensor], Tensor]) -> None:
     """As experts add their results into zeros: the stream was taken for inner channels."""
     model = nn.Sequential(nn.Linear(8, WIDTH), Added(add), nn.Linear(WIDTH, 4)).eval()
     graph = graphprune.trace(model, torch.randn(3, 8))
+    assert {(group.role, group.units) for group in graph.groups} == {("width", WIDTH), ("mlp", INNER)}
+
+
+class PlusProduct(Block):
+    """What is added is the product itself, without a result of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, weight = self.up(x).relu(), self.down.weight.T
+        return torch.addmm(x, h, weight) if x.ndim == 2 else torch.baddbmm(x, h, weight.expand(len(x), -1, -1))
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8)])
+def test_products_that_are_added_are_branches(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(8, WIDTH), PlusProduct(), nn.Linear(WIDTH, 4)).eval()
+    graph = graphprune.trace(model, torch.randn(shape))
     assert {(group.role, group.units) for group in graph.groups} == {("width", WIDTH), ("mlp", INNER)}
 
 
@@ -191,10 +208,24 @@ class InParts(nn.Module):
         return found
 
 
+class InOneCall(InParts):
+    """The same, of which the sum is one call with the last product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        h = torch.addmm(self.up(x), self.a(x), self.b.weight.T)
+        found: Tensor = self.leave(x + self.down(h.relu()))
+        return found
+
+
 @pytest.mark.parametrize(
     ("model", "given"),
-    [(Conditioned(), (torch.randn(2, 3, 4, 4), torch.randn(2, 6))), (InParts(), (torch.randn(2, 6),))],
-    ids=["conditioned", "in parts"],
+    [
+        (Conditioned(), (torch.randn(2, 3, 4, 4), torch.randn(2, 6))),
+        (InParts(), (torch.randn(2, 6),)),
+        (InOneCall(), (torch.randn(2, 6),)),
+    ],
+    ids=["conditioned", "in parts", "in one call"],
 )
 def test_inner_sums_of_a_block_are_no_residual_sums(model: nn.Module, given: tuple[Tensor, ...]) -> None:
     graph = graphprune.trace(model.eval(), given)

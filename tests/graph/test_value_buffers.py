@@ -41,9 +41,22 @@ def _in_place(net: Net, x: Tensor) -> Tensor:
     return x.masked_fill_(net.maps, 0.5)
 
 
+def _written(net: Net, x: Tensor) -> Tensor:
+    x[:, net.mask] = 0.5
+    return x
+
+
+def _weight_written(net: Net, x: Tensor) -> Tensor:
+    weight = net.b.weight.clone()
+    weight[:, ~net.mask] = 0
+    return x + nn.functional.conv2d(x, weight, padding=1).mean(1, keepdim=True)
+
+
 FOLLOW: dict[str, tuple[str, Callable[[Net, Tensor], Tensor]]] = {
     "masked_fill": ("maps", lambda net, x: x.masked_fill(net.maps, 0)),
     "in place": ("maps", _in_place),
+    "written": ("mask", _written),
+    "a weight, written": ("mask", _weight_written),
     "row": ("mask", lambda net, x: x.masked_fill(net.mask[:, None, None], 0)),
     "row of equals": ("alike", lambda net, x: x * net.alike[:, None, None]),
     "one of several": ("stages", lambda net, x: x * net.stages[1].view(1, -1, 1, 1)),

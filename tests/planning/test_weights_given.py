@@ -78,6 +78,37 @@ def test_criteria_that_read_data_run_a_model_with_the_weights(importance: str) -
     assert plan.removed == graphprune.trace(dense, X).plan(**asked).removed
 
 
+class Masked(Net):
+    """The weights that make channels are masked by a buffer."""
+
+    def __init__(self, persistent: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.rand(16, 12) > torch.linspace(0, 1, 16)[:, None], persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        h = nn.functional.linear(x, self.up.weight * self.mask, self.up.bias)
+        return self.head(self.norm(x + self.down(h.relu())))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_among_the_weights_are_those_of_the_loaded_model(form: str, tmp_path: Path) -> None:
+    dense = Masked()
+    weights = FORMS[form](folder_of(dense, tmp_path))
+    traced = graphprune.trace(on_meta(dense), X)
+    plan = traced.plan(mlp=0.5, weights=weights)
+    assert plan.removed == graphprune.trace(dense, X).plan(mlp=0.5).removed
+    without = traced.plan(mlp=0.5, weights={**dense.state_dict(), "mask": torch.ones_like(dense.mask)})
+    assert plan.removed != without.removed
+
+
+def test_masks_that_nothing_has_are_left_out() -> None:
+    dense = Masked(persistent=False)
+    plan = graphprune.trace(on_meta(dense), X).plan(mlp=0.5, weights=dense.state_dict())
+    dense.mask.fill_(True)
+    assert plan.removed == graphprune.trace(dense, X).plan(mlp=0.5).removed
+
+
 def test_tensors_are_read_one_after_the_other() -> None:
     dense = Net()
     read: list[str] = []
