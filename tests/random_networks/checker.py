@@ -313,6 +313,8 @@ def one_of_many(case: Case, graph: ChannelGraph, plan: Plan) -> None:
         alike_in_place(case, plan)
     if number == 3:
         alike_after_saving(case, plan)
+    if number == 5:
+        scored_by_data(case, graph)
 
 
 def counted_right(graph: ChannelGraph, plan: Plan, slim: nn.Module) -> None:
@@ -334,6 +336,20 @@ def prunable_again(case: Case, graph: ChannelGraph, plan: Plan) -> None:
     check = graphprune.verify(slim, second.apply(slim), second, case.inputs())
     if not check.passed and not check.vacuous:
         fail("wrong, pruned again", f"{check}\n{second}")
+
+
+CRITERIA = ("wanda", "schur", "obs", "kfac", "surgeon", "taylor", "fisher")
+
+
+def scored_by_data(case: Case, graph: ChannelGraph) -> None:
+    """Criteria that read data score every kind of layer, and their plans verify."""
+    criterion = CRITERIA[case.program.seed // 8 % len(CRITERIA)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingRemovedWarning)
+        plan = graph.plan(0.5, importance=criterion, calibration=[case.inputs(), case.inputs(3)])
+    check = graphprune.verify(case.dense(), case.slim(plan), plan, case.inputs())
+    if not check.passed and not check.vacuous:
+        fail(f"wrong, scored by {criterion}", f"{check}\n{plan}")
 
 
 def alike_in_place(case: Case, plan: Plan) -> None:
