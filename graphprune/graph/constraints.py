@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from torch import fx
@@ -163,15 +164,25 @@ class ConstraintBuilder:
             pass
 
     def _fix_factors(self, use: SizeUse) -> bool:
-        """``expand * width``, of which no size tells either: the greatest may change, and the others stay."""
+        """``expand * width``, of which no size tells either: the greatest may change, and the others stay.
+
+        So do those that are sizes of what has no channels, or are used as numbers, as far as one is left.
+        """
         unknown = {attribute.path: attribute for attribute in self._unknown(use.expr)}
         if len(unknown) < 2 or not self.sizes.labeled(use.node, use.dim):
             return False
-        greatest = max(unknown.values(), key=lambda attribute: attribute.value)
+        greatest = max(unknown.values(), key=lambda one: (one.path not in self._told, one.value))
         self.expressions |= {
             path: constant_expression(one.value) for path, one in unknown.items() if one is not greatest
         }
         return True
+
+    @cached_property
+    def _told(self) -> set[str]:
+        """The attributes that something else than channels says, or needs as a number."""
+        log = self.trace.sizes
+        sizes = [use.expr for use in log.uses if not self.sizes.labeled(use.node, use.dim)]
+        return {one.path for expr in (*sizes, *(number for number, *_ in log.numbers)) for one in attributes_of(expr)}
 
     def _compared(self) -> Iterator[tuple[str, SizeUse]]:
         """``x.shape[-1] == self.width``: the attribute is the size of that dimension."""
@@ -199,8 +210,7 @@ class ConstraintBuilder:
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units, or all
-        units of the dimension are before it, as where what is behind it has the same.
+        A position, ``x[..., :heads * head_dim]``, tells it too.
         Without ``divisors``, those of which nothing is known stay what they are.
         """
         if not self.sizes.labeled(use.node, use.dim):
@@ -208,7 +218,7 @@ class ConstraintBuilder:
         unknown = self._unknown(use.expr, divisors)
         if len(unknown) != 1:
             return False
-        expression = self._solved(use.expr, unknown[0], self._safe_expression(use), use.prefix and self._is_part(use))
+        expression = self._solved(use.expr, unknown[0], self._safe_expression(use))
         if expression is None:
             return False
         self.constraints.attributes[unknown[0].path] = use
@@ -217,14 +227,6 @@ class ConstraintBuilder:
         self.expressions[unknown[0].path] = expression.plus(LinearExpression(over)) if over else expression
         return True
 
-    def _is_part(self, use: SizeUse) -> bool:
-        """Has the rest of a dimension, behind a position, units of its own?"""
-        try:
-            every = self.sizes.expression(use.node, use.dim).units
-        except NotLinear:
-            return True
-        return not np.isin(every, self._safe_expression(use).units).all()
-
     def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
         """The attributes in an expression that no size has told yet, as often as they occur."""
         if isinstance(expr, BinOp):
@@ -232,13 +234,8 @@ class ConstraintBuilder:
             return self._unknown(expr.left, divisors) + right
         return [expr] if isinstance(expr, Attr) and expr.path not in self.expressions else []
 
-    def _solved(
-        self, expr: Expr, unknown: Attr, size: LinearExpression, whole: bool = False
-    ) -> LinearExpression | None:
-        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it.
-
-        ``whole``: neither if some numbers of units would make it a fraction.
-        """
+    def _solved(self, expr: Expr, unknown: Attr, size: LinearExpression) -> LinearExpression | None:
+        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
         if not isinstance(expr, BinOp):
             return size
         left = unknown in attributes_of(expr.left)
@@ -247,9 +244,7 @@ class ConstraintBuilder:
         except NotLinear:
             return None
         side = _inverse(expr.op, left, known, size)
-        if side is None or (whole and not side.is_whole):
-            return None
-        return self._solved(expr.left if left else expr.right, unknown, side, whole)
+        return None if side is None else self._solved(expr.left if left else expr.right, unknown, side)
 
     def _constrain_use(self, use: SizeUse) -> None:
         labeled = self.sizes.labeled(use.node, use.dim)

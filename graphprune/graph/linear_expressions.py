@@ -42,13 +42,6 @@ class LinearExpression:
         return self.constant + sum(weight * len(units) for weight, units in self.terms.values())
 
     @property
-    def is_whole(self) -> bool:
-        """Is it a whole number, whichever units live?"""
-        times = ((weight, np.unique(units, return_counts=True)[1]) for weight, units in self.terms.values())
-        each = (weight * n for weight, counts in times for n in set(counts.tolist()))
-        return all(value.denominator == 1 for value in (self.constant, *each))
-
-    @property
     def multiples(self) -> Iterator[tuple[Ids, int]]:
         """The units of each term that may be a fraction, and a number of which they must be a multiple to be none."""
         for weight, units in self.terms.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import lcm
 
 import numpy as np
 
@@ -119,7 +120,8 @@ def _broken(
         wanted = sizes.count(use.node, use.dim, use.position)
         if evaluate(use.expr, selection.sizes, sizes) != wanted:
             where = f" ({use.line[0]}:{use.line[1]})" if use.line else ""
-            yield sizes.sizes.units_behind(use.node, use.dim), f"the size {use.expr} would not fit{where}"
+            units = sizes.sizes.units_behind(use.node, use.dim)
+            yield units, f"the size {use.expr} would not fit{_multiple_of(units, constraints)}{where}"
     for path, value in selection.sizes.items():
         if value < 0:
             use = constraints.attributes[path]
@@ -135,6 +137,12 @@ def _broken(
         if COMPARISONS[symbol](*values) != outcome:
             why = f"{left} {symbol} {right} in the code would be {not outcome}"
             yield from ((units, why) for units in _units_behind(sizes.sizes, constraints, left, right))
+
+
+def _multiple_of(units: Ids, constraints: SizeConstraints) -> str:
+    """Of what the number of units must be a multiple that are left of these, if an attribute needs that."""
+    numbers = [number for ids, number in constraints.multiples if np.isin(ids, units).all()]
+    return f": what is left is no multiple of {lcm(*numbers)}" if numbers else ""
 
 
 def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:

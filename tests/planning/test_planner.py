@@ -302,6 +302,7 @@ HALVES: dict[str, Callable[[Any, Tensor], tuple[Tensor, Tensor]]] = {
     "split": lambda m, x: x.split(m.expand * m.width, -1),
     "slices": lambda m, x: (x[..., : m.expand * m.width], x[..., m.width * m.expand :]),
     "view": lambda m, x: x.view(-1, 2, m.expand * m.width).unbind(1),
+    "position": lambda m, x: (x[:, : m.expand * m.width], x.flip(1)[:, : m.width * m.expand].flip(1)),
 }
 
 
@@ -318,3 +319,57 @@ def test_sizes_that_are_products_of_attributes(how: str, asked: dict[str, float]
     assert 0.3 * choice.units < choice.kept < 0.8 * choice.units
     assert slim.width * slim.expand == choice.kept and min(slim.width, slim.expand) == min(width, expand)
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Told(nn.Module):
+    """The greater factor is the width of the input, or a number, so that the other one changes."""
+
+    def __init__(self, number: bool) -> None:
+        super().__init__()
+        self.width, self.expand, self.number = 16, 4, number
+        self.up, self.down = nn.Linear(16, 128), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.number else x.reshape(-1, self.width)
+        a, b = self.up(x).split(self.expand * self.width, -1)
+        found: Tensor = self.down(a * b.sigmoid())
+        return found * self.width**-0.5 if self.number else found
+
+
+@pytest.mark.parametrize("number", [False, True])
+def test_a_factor_that_something_else_tells_stays(number: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Told(number).eval(), torch.randn(3, 16)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert (slim.width, slim.expand, slim.down.in_features) == (16, 2, 32)
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Beside(nn.Module):
+    """A position that is a product, behind which are channels of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.expand = 12, 2
+        self.enter, self.left, self.right = nn.Linear(8, 29), nn.Linear(24, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        size = self.width * self.expand
+        found: Tensor = self.left(x[:, :size]) + self.right(x[:, size:])
+        return found
+
+
+def test_positions_that_are_products_of_attributes() -> None:
+    torch.manual_seed(0)
+    model, x = Beside().eval(), torch.randn(3, 8)
+    graph = graphprune.trace(model, x)
+    for ratio, kept in ((0.5, 12), (0.3, 18)):
+        plan = graph.plan(ratio)
+        slim = plan.apply(model)
+        assert slim.left.in_features == kept == 2 * slim.width
+        assert graphprune.verify(model, slim, plan, x).passed
+    name = next(group.name for group in graph.groups if group.units == 24)
+    with pytest.raises(PlanError, match="what is left is no multiple of 2"):
+        graph.plan_from_kept({name: range(11)})
