@@ -172,7 +172,7 @@ class Analysis:
     def constraints_of_sizes(self, selectable: Mask, rectangles: Rectangles | None = None) -> SizeConstraints:
         """The same of sizes alone; of rows of heads, which lose equally many entries, only where they are given."""
         sizes = SizeModel(self.labeling, self.solution, selectable)
-        return read_constraints(self.trace, sizes, self.scales, rectangles)
+        return read_constraints(self.trace, sizes, self.units, self.scales, rectangles)
 
     @cached_property
     def counted(self) -> dict[int, frozenset[int]]:

@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 from torch import fx
 
+from graphprune.graph.groups import Units
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.rectangles import Rectangles
@@ -106,8 +107,9 @@ def _literal_of(expr: Expr) -> int:
 class ConstraintBuilder:
     """Reads the size log of one trace and collects its constraints."""
 
-    def __init__(self, trace: Trace, sizes: SizeModel, scales: StatisticScales) -> None:
+    def __init__(self, trace: Trace, sizes: SizeModel, units: Units, scales: StatisticScales) -> None:
         self.sizes = sizes
+        self.units = units
         self.scales = scales
         self.trace = trace
         self.constraints = SizeConstraints()
@@ -210,7 +212,8 @@ class ConstraintBuilder:
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        A position, ``x[..., :heads * head_dim]``, tells it too.
+        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units, or
+        whole groups are before it, of which a multiple can be left.
         Without ``divisors``, those of which nothing is known stay what they are.
         """
         if not self.sizes.labeled(use.node, use.dim):
@@ -218,7 +221,7 @@ class ConstraintBuilder:
         unknown = self._unknown(use.expr, divisors)
         if len(unknown) != 1:
             return False
-        expression = self._solved(use.expr, unknown[0], self._safe_expression(use))
+        expression = self._solved(use.expr, unknown[0], self._safe_expression(use), use.prefix and self._is_part(use))
         if expression is None:
             return False
         self.constraints.attributes[unknown[0].path] = use
@@ -227,6 +230,12 @@ class ConstraintBuilder:
         self.expressions[unknown[0].path] = expression.plus(LinearExpression(over)) if over else expression
         return True
 
+    def _is_part(self, use: SizeUse) -> bool:
+        """Are units of a group behind a position, and others of it before?"""
+        before = np.unique(self._safe_expression(use).units)
+        groups = np.unique(self.units.group_of[before]).tolist()
+        return sum(self.units.groups[group].units if group >= 0 else 0 for group in groups) != len(before)
+
     def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
         """The attributes in an expression that no size has told yet, as often as they occur."""
         if isinstance(expr, BinOp):
@@ -234,8 +243,13 @@ class ConstraintBuilder:
             return self._unknown(expr.left, divisors) + right
         return [expr] if isinstance(expr, Attr) and expr.path not in self.expressions else []
 
-    def _solved(self, expr: Expr, unknown: Attr, size: LinearExpression) -> LinearExpression | None:
-        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
+    def _solved(
+        self, expr: Expr, unknown: Attr, size: LinearExpression, whole: bool = False
+    ) -> LinearExpression | None:
+        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it.
+
+        ``whole``: neither if some numbers of units would make it a fraction.
+        """
         if not isinstance(expr, BinOp):
             return size
         left = unknown in attributes_of(expr.left)
@@ -244,7 +258,9 @@ class ConstraintBuilder:
         except NotLinear:
             return None
         side = _inverse(expr.op, left, known, size)
-        return None if side is None else self._solved(expr.left if left else expr.right, unknown, side)
+        if side is None or (whole and next(side.multiples, None) is not None):
+            return None
+        return self._solved(expr.left if left else expr.right, unknown, side, whole)
 
     def _constrain_use(self, use: SizeUse) -> None:
         labeled = self.sizes.labeled(use.node, use.dim)
@@ -419,7 +435,7 @@ class ConstraintBuilder:
 
 
 def read_constraints(
-    trace: Trace, sizes: SizeModel, scales: StatisticScales, rectangles: Rectangles | None = None
+    trace: Trace, sizes: SizeModel, units: Units, scales: StatisticScales, rectangles: Rectangles | None = None
 ) -> SizeConstraints:
     """Collect what the sizes of a traced program demand of the selectable units of ``sizes``, and equal rows."""
-    return ConstraintBuilder(trace, sizes, scales).read(rectangles)
+    return ConstraintBuilder(trace, sizes, units, scales).read(rectangles)
