@@ -141,6 +141,9 @@ class ZeroSearch:
 
     def _let_go(self, units: Mask) -> None:
         """Fold what units pass on and clear what makes them, as far as they can go and nothing changes."""
+        units = self._in_multiples(units)
+        if not units.any():
+            return
         try:
             plan, staying = plan_of_units(self.graph, self.going | units, CHOSEN_BY)
             if self._tried(lambda: self._fold(plan)):
@@ -155,6 +158,17 @@ class ZeroSearch:
             self.kept |= {unit: self._mixing.get(unit, why) for unit in np.flatnonzero(units).tolist()}
         for part in parts if len(parts) > 1 else ():
             self._let_go(part)
+
+    def _in_multiples(self, units: Mask) -> Mask:
+        """Those of the units without which what is left is a multiple of what sizes of the code divide it by."""
+        found: Mask = units.copy()
+        for ids, number in self.graph.constraints(self.graph.solution.prunable).multiples:
+            mine = ids[found[ids]]
+            surplus = (np.count_nonzero(self.going[ids]) + len(mine)) % number
+            staying = mine[max(len(mine) - surplus, 0) :]
+            found[staying] = False
+            self.kept |= dict.fromkeys(staying.tolist(), f"sizes of the code divide what is left by {number}")
+        return found
 
     def _fold(self, plan: Plan) -> None:
         self._folding.fold(plan)

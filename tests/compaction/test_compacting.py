@@ -220,3 +220,32 @@ def test_a_model_without_weights() -> None:
         model = Convolutions(0)
     with pytest.raises(InputError, match=r"model: first.weight is on meta"):
         graphprune.compact(model, IMAGE)
+
+
+class Gated(nn.Module):
+    """A size that is a product of two attributes: what is left is a multiple of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.expand = 12, 4
+        self.up, self.down = nn.Linear(8, 96), nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.up(x).split(self.width * self.expand, -1)
+        found: Tensor = self.down(a * b.sigmoid())
+        return found
+
+
+@pytest.mark.filterwarnings(
+    "ignore::graphprune.errors.ChannelsKeptWarning", "ignore::graphprune.errors.NothingRemovedWarning"
+)
+@pytest.mark.parametrize(("zero", "left"), [(12, 36), (11, 40), (3, 48)])
+def test_as_many_zero_channels_go_as_sizes_of_the_code_divide(zero: int, left: int) -> None:
+    torch.manual_seed(0)
+    model, x = Gated().eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        for half in model.up.weight.view(2, 48, 8), model.up.bias.view(2, 48):
+            half[:, 10 : 10 + zero] = 0
+    slim = graphprune.compact(model, x)
+    assert slim.down.in_features == left == 4 * slim.width
+    assert torch.allclose(slim(x), model(x), atol=1e-6)
