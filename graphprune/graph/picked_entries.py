@@ -16,13 +16,11 @@ from torch import fx
 from graphprune.rules.factories import constant
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, RuleFunction, has_trait
-from graphprune.rules.scattering import lay_by_mask
+from graphprune.rules.scattering import INDEX_PUTS, lay_by_mask
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import is_random
 
 aten = torch.ops.aten
-
-_WRITES = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
 def rules_of_picks(nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> dict[fx.Node, RuleFunction]:
@@ -34,7 +32,7 @@ def rules_of_picks(nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> d
     """
     found: dict[fx.Node, RuleFunction] = {}
     for node in nodes:
-        picks = _written_back(node) if node.target in _WRITES else []
+        picks = _written_back(node) if node.target in INDEX_PUTS else []
         if picks:
             found.update(dict.fromkeys(picks, constant))
             found[node] = _lays(picks, values)

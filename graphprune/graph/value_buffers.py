@@ -15,6 +15,7 @@ from torch import fx
 
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait
+from graphprune.rules.scattering import INDEX_PUTS
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import is_mutable
 
@@ -33,8 +34,6 @@ _KEEPING = (
     aten.unbind.int,
 )
 """What may come in between: to these, entries that are zero add nothing."""
-
-_WRITES = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
 def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
@@ -73,7 +72,7 @@ def _meetings(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[bool | N
 
 def _filled(user: fx.Node, mask: fx.Node) -> tuple[fx.Node, int] | None:
     """The tensor in which a call writes one number where a mask is true, and in which dimension the mask begins."""
-    if user.target not in _WRITES or mask.meta["dtype"] is not torch.bool:
+    if user.target not in INDEX_PUTS or mask.meta["dtype"] is not torch.bool:
         return None
     filled, index, number = cast("tuple[fx.Node, Sequence[Any], fx.Node]", user.args[:3])
     alone = [place for place, one in enumerate(index) if one is not None]

@@ -45,6 +45,9 @@ def _column_by_column(call: Call, dim: int, text: str, *operands: LabeledTensor)
     return tuple(align(call.labels, left, left[0].shape))
 
 
+INDEX_PUTS = (aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+"""What writes entries that numbers or masks name."""
+
 _WRITTEN = "entries are written by number"
 
 
@@ -350,9 +353,7 @@ def masked_scatter(call: Call, x: LabeledTensor, mask: LabeledTensor, source: La
 
 
 @rule(
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
+    *INDEX_PUTS,
     samples=[
         sample(t(5, 3), [torch.tensor([4, 0, 4], device="cpu")], t(3, 3), True),
         sample(t(5, 3), [torch.tensor([4, 0], device="cpu")], t(3)),
