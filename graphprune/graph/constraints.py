@@ -157,11 +157,12 @@ class ConstraintBuilder:
                 self.constraints.attributes[path] = use
                 self.expressions[path] = self._safe_expression(use)
         whole, positions = [u for u in uses if not u.prefix], [u for u in uses if u.prefix]
+        composed = [use for use in (*whole, *positions) if isinstance(use.expr, BinOp)]
         while (
             any(map(self._invert, whole))
             or any(self._invert(use, divisors=False) for use in whole)
             or any(map(self._invert, positions))
-            or any(map(self._fix_factors, (*whole, *positions)))
+            or any(map(self._fix_factors, composed))
         ):
             pass
 

@@ -26,9 +26,9 @@ aten = torch.ops.aten
 
 def residual_sums(labeling: Labeling) -> list[LabeledTensor]:
     """The results of sums and differences of activations that different layers made in branches of a network."""
-    sums = [
-        (node, added) for node in labeling.nodes if node.op == "call_function" and (added := _summands(labeling, node))
-    ]
+    calls = [node for node in labeling.nodes if node.op == "call_function"]
+    adding = [c for c in calls if c.target in _OTHER_SUMS or has_trait(c.target, Trait.ADDS, Trait.SUBTRACTS)]
+    sums = [(call, added) for call in adding if (added := _summands(labeling, call))]
     if not sums:
         return []
     makers = ChannelMakers(labeling)
@@ -45,11 +45,7 @@ def _summands(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
 
     What adds a product to an activation stands for that product.
     """
-    if has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
-        added: Sequence[Any] = node.args[:2]
-    else:
-        read = _OTHER_SUMS.get(node.target)
-        added = read(node) if read is not None else ()
+    added = _OTHER_SUMS.get(node.target, _operands)(node)
     given = [a for a in added if isinstance(a, fx.Node) and labeling.tensor(a).arrays]
     if len(given) < 2:
         return []
@@ -57,8 +53,8 @@ def _summands(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
     return given if not places or all(labeling.tensor(one).shape[-len(places) :] == places for one in given) else []
 
 
-def _mixed(node: fx.Node) -> Sequence[Any]:
-    """The first two operands, one of them weighted."""
+def _operands(node: fx.Node) -> Sequence[Any]:
+    """The first two operands, of which one may be weighted."""
     return node.args[:2]
 
 
@@ -80,7 +76,7 @@ def _stacked(node: fx.Node) -> Sequence[Any]:
 
 _PLUS_PRODUCT = (aten.addmm.default, aten.baddbmm.default)
 _OTHER_SUMS: dict[Any, Callable[[fx.Node], Sequence[Any]]] = {
-    **dict.fromkeys((aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default), _mixed),
+    **dict.fromkeys((aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default), _operands),
     **dict.fromkeys(_PLUS_PRODUCT, _with_product),
     **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim), _stacked),
 }
