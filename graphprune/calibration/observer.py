@@ -136,16 +136,18 @@ class Observer(DispatchMode):
         known = all(value is not None for value in labels) if labels else _is_number(func, out)
         if known:
             outs = out if isinstance(out, tuple | list) else [out]
-            for tensor, value in zip(outs, self._results_of(func, args, kwargs, outs), strict=True):
+            made = self._results_of(func, args, kwargs, outs, [label for label in labels if label is not None])
+            for tensor, value in zip(outs, made, strict=True):
                 if isinstance(tensor, Tensor):
                     self._known[id(tensor)] = tensor, value
         elif labels and labels[0] is not None and is_mutable(func):
             self._known[id(operands[0])] = operands[0], None  # overwritten with other values
 
-    def _results_of(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabeledTensor | None]:
+    def _results_of(
+        self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any], labels: Sequence[LabeledTensor]
+    ) -> Sequence[LabeledTensor | None]:
         """The labels of the results of a call on parameters and buffers alone; None: it cannot be told."""
         shapes = [tuple(one.shape) if isinstance(one, Tensor) else () for one in outs]
-        labels = [label for label in map(self._label, (*tensors_of(args), *tensors_of(kwargs))) if label is not None]
         plain = [not label.arrays and label is self._numbers.get(label.shape) for label in labels]
         if all(plain):
             return [self._plain(shape) for shape in shapes]

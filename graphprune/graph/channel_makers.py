@@ -58,9 +58,8 @@ class ChannelMakers:
         others = [o for o in operands if o not in self.weights]
         makes = bool(weights) and not _entry_by_entry(node)
         numbers = [o for o in operands if _counts(o)] if makes else []
-        if (
-            self._chosen({*numbers, *others}) if numbers else operands and not others
-        ):  # worked out from weights, it is one itself
+        alone = self._chosen({*numbers, *others}) if numbers else bool(operands) and not others
+        if alone:  # worked out from weights, it is one itself
             self.weights.add(node)
             return self._together(operands)
         return self._together(weights if makes else others)

@@ -58,8 +58,9 @@ def widened_tensor(tensor: Tensor) -> Tensor:
 
 def wide_module(model: nn.Module) -> nn.Module:
     """A copy of a module in evaluation mode and float64, with what its containers, objects and functions hold."""
-    modules = {id(module) for module in model.modules()}
-    held = [t for _, owner in tables(model).holders for t in tensors_in_objects(vars(owner), modules)]
+    own, modules = {id(t) for t in all_tensors(model)}, {id(module) for module in model.modules()}
+    found = (t for _, owner in tables(model).holders for t in tensors_in_objects(vars(owner), modules))
+    held = [t for t in found if id(t) not in own]
     wide = {id(tensor): _wide_like(tensor) for tensor in (*all_tensors(model), *held)}
     return set_evaluation(copy_module(model, wide, everything=bool(held)))
 

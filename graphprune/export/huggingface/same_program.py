@@ -35,8 +35,9 @@ def same_program(one: nn.Module, other: nn.Module) -> bool | None:
 
 
 def _factors(run: Replay) -> Counter[Any]:
-    """What operations are given that is neither a tensor nor an integer, such as ``1 / sqrt(width)``."""
-    return Counter((call.target, a) for call in run.calls for a in call.args if isinstance(a, float))
+    """The fractions that operations are given, such as ``1 / sqrt(width)``."""
+    given = ((call.target, a) for call in run.calls for a in (*call.args, *call.kwargs.values()))
+    return Counter((target, a) for target, a in given if isinstance(a, float))
 
 
 def _content(run: Replay) -> list[Any]:

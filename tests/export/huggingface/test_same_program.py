@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphprune.export.huggingface.same_program import equal_tensors, same_program
+from graphprune.export.huggingface.same_program import _factors, equal_tensors, same_program
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.running import replay_on_shapes
 
@@ -32,6 +32,25 @@ def test_a_copy_calls_the_same() -> None:
 
 def _another_factor(net: Any) -> None:
     net.scale = 3.0
+
+
+class Scaled(nn.Module):
+    """A factor that torch is given by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x, scale=self.scale)
+
+
+def test_a_factor_that_is_given_by_its_name_is_seen() -> None:
+    one, other = Scaled(), Scaled()
+    other.scale = 0.25
+    run, changed = (replay_on_shapes(net, [MethodCall("forward", torch.ones(1, 2, 4, 8))]) for net in (one, other))
+    assert _factors(run) != _factors(changed)
+    assert _factors(run) == _factors(replay_on_shapes(one, [MethodCall("forward", torch.ones(1, 2, 4, 8))]))
 
 
 def _another_weight(net: Any) -> None:
