@@ -42,15 +42,15 @@ class Scaled(nn.Module):
         self.scale = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(x, x, x, scale=self.scale)
+        return torch.baddbmm(x, x, x, alpha=self.scale)
 
 
 def test_a_factor_that_is_given_by_its_name_is_seen() -> None:
     one, other = Scaled(), Scaled()
     other.scale = 0.25
-    run, changed = (replay_on_shapes(net, [MethodCall("forward", torch.ones(1, 2, 4, 8))]) for net in (one, other))
+    run, changed = (replay_on_shapes(net, [MethodCall("forward", torch.ones(2, 4, 4))]) for net in (one, other))
     assert _factors(run) != _factors(changed)
-    assert _factors(run) == _factors(replay_on_shapes(one, [MethodCall("forward", torch.ones(1, 2, 4, 8))]))
+    assert _factors(run) == _factors(replay_on_shapes(one, [MethodCall("forward", torch.ones(2, 4, 4))]))
 
 
 def _another_weight(net: Any) -> None:
