@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class OnnxFile(Printed):
             and for batches of 1 and 3 where the batch size is open and the model takes them, relative to the largest
             value; None: not compared.
         size: bytes of both files.
-        notes: why nothing was compared.
+        notes: what was not compared, and why.
     """
 
     path: Path
@@ -363,13 +363,15 @@ def _axes(value: Any) -> Axes:
 
 
 def _comparison(path: Path, program: _TensorProgram, example: DynamicExample, check: bool) -> tuple[float | None, str]:
-    """How far ONNX Runtime's outputs are from the model's at most; None, and why, where it does not run the file."""
+    """How far ONNX Runtime's outputs are from the model's at most; None where it does not run the file; what was not
+    compared, and why."""
     if note := _why_not_compared(program, check):
         return None, note
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
+    taken, refused = _batches(program, example)
     try:
-        return _difference(path, program, example), ""
+        return _difference(path, program, [example, *taken]), refused
     except NoKernel as error:
         return None, f"not compared with the model, as ONNX Runtime cannot run it on the CPU: {_last_words(error)}"
 
@@ -396,7 +398,16 @@ def _dtype(program: nn.Module) -> torch.dtype:
     return min(kinds, key=lambda kind: (kind.itemsize, kind in _TOLERANCES))
 
 
-def _difference(path: Path, program: _TensorProgram, example: DynamicExample) -> float:
+def _batches(program: _TensorProgram, example: DynamicExample) -> tuple[list[DynamicExample], str]:
+    """The example in other batch sizes where that is open, and what is said of those that the model does not take."""
+    others = {size: example.of_batch(size) for size in _BATCHES if example.has_batch}
+    taken = {size: other for size, other in others.items() if _takes(program, other.tensors)}
+    refused = " and ".join(str(size) for size in others if size not in taken)
+    note = f"batches of {refused} were not compared, as the model fails with them" if refused else ""
+    return list(taken.values()), note
+
+
+def _difference(path: Path, program: _TensorProgram, examples: Sequence[DynamicExample]) -> float:
     """How far ONNX Runtime's outputs are from the model's at most.
 
     Raises:
@@ -407,8 +418,6 @@ def _difference(path: Path, program: _TensorProgram, example: DynamicExample) ->
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    others = [example.of_batch(size) for size in _BATCHES if example.has_batch]
-    examples = [example, *(other for other in others if _takes(program, other.tensors))]
     apart = max(_apart(session, program, given.tensors) for given in examples)
     if not apart <= _TOLERANCES[_dtype(program)]:
         raise VerificationError(
