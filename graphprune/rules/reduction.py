@@ -211,6 +211,11 @@ def numbers_used(call: Call) -> bool:
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
     traits=[Trait.KNOWS_INDEXES],
 )
+@rule(
+    aten.sort.stable,
+    samples=[sample(t(3, 4, 2), stable=True, dim=1), sample(t(3, 4), stable=True)],
+    traits=[Trait.KNOWS_INDEXES],
+)
 def with_indices(
     call: Call, x: LabeledTensor, dim: int = -1, *args: Any, **_: Any
 ) -> tuple[LabeledTensor, LabeledTensor]:
