@@ -29,6 +29,7 @@ from graphprune.graph.value_buffers import meets_channels
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, all_arrays, operands_of
+from graphprune.rules.movement import added_entries
 from graphprune.rules.pointwise import elementwise_results
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
@@ -94,6 +95,8 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labeling:
         labeling.values[node] = _label_node(labeling, trace, node)
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labeling, node, noted)
+        elif node in labeling.counts and has_trait(node.target, Trait.ADDS_ZEROS):
+            _fix_unseen_padding(labeling, node, noted)
     if trace.seeded:
         _fix_seeded_draws(labeling)
     _fix_read_values(labeling, trace)
@@ -169,6 +172,15 @@ def _fix_unseen_sizes(labeling: Labeling, node: fx.Node, noted: set[tuple[fx.Nod
     labeling.labels.fix(held, f"{short_name(node.target)}: {why}")
 
 
+def _fix_unseen_padding(labeling: Labeling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
+    """Padding can only follow where the code pads by a size; of those that are added by a number, all are."""
+    last = labeling.tensor(node).ndim - 1
+    unseen = [dim for dim in range(last + 1) if (node, dim) not in noted]
+    names = [added_entries(2 * (last - dim) + side) for dim in unseen for side in (0, 1)]
+    held = [labeling.counts[node][name] for name in names if name in labeling.counts[node]]
+    labeling.labels.fix(all_arrays(held), f"{short_name(node.target)}: pads by a number, and not by a size")
+
+
 def _label_node(labeling: Labeling, trace: Trace, node: fx.Node) -> Any:
     if node.op == "call_function":
         return _label_call(labeling, node)
@@ -226,7 +238,7 @@ def result_of(value: Any, number: Any) -> Any:
 def _takes_sizes(op: Any) -> bool:
     """Does the operation have arguments that are sizes?"""
     found = rule_of(op)
-    return found is not None and found.resize is not None
+    return found is not None and found.resize is not None and Trait.ADDS_ZEROS not in found.traits
 
 
 # ---------------------------------------------------------------- one call

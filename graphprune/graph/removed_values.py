@@ -87,7 +87,8 @@ class RemovedValues:
             return own
         read = NO_GROUP.union(*map(self._labels, node.all_input_nodes))
         filled = read.difference(*(self._labels(x) - self._zeros[x] for x in node.all_input_nodes))
-        return own & filled - self._spread(node)
+        added = own - read if has_trait(node.target, Trait.ADDS_ZEROS) else NO_GROUP
+        return (own & filled - self._spread(node)) | added
 
     def _spread(self, node: fx.Node) -> Groups:
         """The groups along a dimension that a call has added, as expanding does: there all entries are repeated."""

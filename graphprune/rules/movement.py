@@ -536,27 +536,57 @@ def repeat(call: Call, x: LabeledTensor, repeats: Sequence[int]) -> LabeledTenso
     return LabeledTensor(call.out, tuple(arrays))
 
 
+def _padding_left(slim: Slim, args: Args) -> Args:
+    x, padding, *value = args
+    return x, [slim.counts.get(added_entries(i), width) for i, width in enumerate(padding)], *value
+
+
+def added_entries(place: int) -> str:
+    """What the entries are called that one number of the padding adds."""
+    return f"padding[{place}]"
+
+
 @rule(
     aten.constant_pad_nd.default,
-    samples=[sample(t(2, 4), [1, 2]), sample(t(2, 3, 4), [0, 0, 1, 2], 0.0)],
+    samples=[
+        sample(t(2, 4), [1, 2]),
+        sample(t(2, 3, 4), [0, 0, 1, 2], 0.0),
+        sample(t(2, 4), [-1, 2]),
+        sample(t(2, 4), [1, 2], 0.5),
+    ],
+    resize=_padding_left,
+    traits=[Trait.ADDS_ZEROS],
 )
 def constant_pad(call: Call, x: LabeledTensor, padding: Sequence[int], value: float = 0.0) -> LabeledTensor:
-    """Padding has no channels of its own: it is always there."""
+    """Zeros beside channels are entries of their own, any number of which do; other padding is always there."""
     widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
     if any(left < 0 or right < 0 for left, right in widths.values()):
         x = ended(call, x, [d for d, w in widths.items() if min(w) < 0], "cropped by a number")
-    arrays = []
+    arrays: list[LabelArray] = []
     for array in _padded_rows(call, x, widths.keys()):
+        follow = value == 0 and len(array.dims) == 1 and not any(array.dims == other.dims for other in arrays)
         ids = array.ids
         for d in array.dims & widths.keys():
-            left, right = widths[d]
-            ids = ids[(slice(None),) * d + (slice(max(-left, 0), ids.shape[d] + min(right, 0)),)]
-            wide = [(max(left, 0), max(right, 0)) if k == d else (0, 0) for k in range(x.ndim)]
-            ids = np.pad(ids, wide, constant_values=0)
+            ids = _padded(call, ids, d, widths[d], follow)
         arrays.append(array.at(ids))
         if array.dims & widths.keys():
             _note_rectangles(call.labels, arrays[-1], range(x.ndim))
     return LabeledTensor(call.out, tuple(arrays))
+
+
+def _padded(call: Call, ids: Ids, dim: int, widths: tuple[int, int], follow: bool) -> Ids:
+    """Labels with what is added to both ends of a dimension: labels of their own, or that of what is always there."""
+    first = 2 * (ids.ndim - 1 - dim)
+    cropped = ids[(slice(None),) * dim + (slice(max(-widths[0], 0), ids.shape[dim] + min(widths[1], 0)),)]
+    ends: list[Ids] = []
+    for place, width in enumerate(widths):
+        shape = tuple(max(width, 0) if d == dim else n for d, n in enumerate(ids.shape))
+        if follow and width > 0:
+            ends.append(call.labels.fresh(shape, [dim], "filled"))
+            call.count(added_entries(first + place), LabeledTensor((width,), (LabelArray(ends[-1].ravel()),)))
+        else:
+            ends.append(np.zeros(shape, dtype=ids.dtype))
+    return np.concatenate([ends[0], cropped, ends[1]], axis=dim)
 
 
 def _padded_rows(call: Call, x: LabeledTensor, dims: Collection[int]) -> Iterator[LabelArray]:

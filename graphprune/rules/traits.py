@@ -67,6 +67,8 @@ class Trait(Enum):
     """Results have labels even where no argument has any: their entries can be removed one by one."""
     FROM_SIZES = auto()
     """Makes a tensor from sizes and numbers alone."""
+    ADDS_ZEROS = auto()
+    """Beside the entries of an argument there are zeros, with labels of their own."""
     NO_VALUES = auto()
     """The values of the result are random or undefined."""
     KEEPS_INDEXES = auto()

@@ -220,13 +220,34 @@ def _note_widths(watcher: SizeWatcher, out: Tensor, steps: Tensor) -> None:
 
 
 def pad(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """``F.pad``. Circular padding copies as many entries from either end as it is told to."""
+    """``F.pad``. Circular padding copies as many entries from either end as it is told to; so many zeros are added."""
     given = named("input pad mode value", args, kwargs)
     x, widths = given["input"], given["pad"]
-    number(widths)
     if given.get("mode") == "circular":
-        for i, width in enumerate(widths):
-            outer = (slice(None),) * (x.ndim - 1 - i // 2)
-            if width > 0:
-                note_positions(watcher, x, (*outer, slice(plain(width)) if i % 2 else slice(-plain(width), None)))
-    return func(*args, **kwargs)
+        _note_copied_ends(watcher, x, widths)
+    out = func(*args, **kwargs)
+    sized = any(type(width) is Size for width in widths)
+    if sized and given.get("mode", "constant") == "constant" and not given.get("value"):
+        _note_added(watcher, out, x, widths)
+    else:
+        number(widths)
+    return out
+
+
+def _note_copied_ends(watcher: SizeWatcher, x: Tensor, widths: Sequence[int]) -> None:
+    for i, width in enumerate(widths):
+        outer = (slice(None),) * (x.ndim - 1 - i // 2)
+        if width > 0:
+            note_positions(watcher, x, (*outer, slice(plain(width)) if i % 2 else slice(-plain(width), None)))
+
+
+def _note_added(watcher: SizeWatcher, out: Tensor, x: Tensor, widths: Sequence[int]) -> None:
+    """So many entries are before and behind those of ``x``."""
+    for i, (left, right) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        dim = x.ndim - 1 - i
+        if min(plain(left), plain(right)) < 0:
+            number([left, right])
+        elif added := [width for width in (left, right) if plain(width)]:
+            watcher.note(out, dim, sum(added, shape(watcher, Tensor.size, (x,), {})[dim]))
+            if plain(left):
+                watcher.note(out, dim, left, prefix=True)
