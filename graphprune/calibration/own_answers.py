@@ -48,11 +48,12 @@ def draw_answers(output: Any, kinds: Sequence[OutputKind], generator: torch.Gene
 
     Args:
         output: of the model, for some samples.
-        kinds: what each tensor of the output has.
+        kinds: what each tensor of an output has, of which this one may have fewer (a prediction for each step).
         generator: of the random numbers.
     """
     tensors = compared_outputs(output)
-    return [Answer(kind, _drawn(tensor.detach(), kind, generator)) for tensor, kind in zip(tensors, kinds, strict=True)]
+    given = zip(tensors, kinds[: len(tensors)], strict=True)
+    return [Answer(kind, _drawn(tensor.detach(), kind, generator)) for tensor, kind in given]
 
 
 def _drawn(tensor: Tensor, kind: OutputKind, generator: torch.Generator) -> Tensor:

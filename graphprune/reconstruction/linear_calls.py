@@ -80,8 +80,9 @@ class ParameterCopy:
 
 
 def address(tensor: Tensor) -> int:
-    """The address of a tensor's storage, which all its views share; 0 if it has none."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    """The address of a tensor's storage, which all its views share; 0 if it has none (torch keeps some zeros in no memory)."""
+    stored = tensor.layout is torch.strided and not tensor._is_zerotensor()
+    return tensor.untyped_storage().data_ptr() if stored else 0
 
 
 def flat(tensor: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _and_none(call: Call, found: LabeledTensor) -> tuple[LabeledTensor, ...]:
 )
 @rule(
     aten.softplus_backward.default,
-    samples=[sample(t(2, 6), t(2, 6), 1.0, 20.0)],
+    samples=[sample(t(2, 6), t(2, 6), 1.0, 20.0), sample(t(1, 6), t(3, 2, 6), 1.0, 20.0)],
     traits=[Trait.ENTRYWISE],
 )
 @rule(
@@ -77,9 +77,10 @@ def _and_none(call: Call, found: LabeledTensor) -> tuple[LabeledTensor, ...]:
 def untagged_gradient(call: Call, *args: Any) -> LabeledTensor:
     """The gradient of an elementwise operation, as models have it that return one (a force, a Hamiltonian's flow).
 
-    What has another shape is empty: on some devices ``log_sigmoid`` leaves nothing for its gradient.
+    Gradients may be broadcast, as those of many samples at once; and on some devices ``log_sigmoid`` leaves nothing,
+    an empty tensor, for its gradient.
     """
-    return elementwise(call, *(a for a in args if isinstance(a, LabeledTensor) and a.shape == call.out))
+    return elementwise(call, *(a for a in args if isinstance(a, LabeledTensor) and 0 not in a.shape))
 
 
 @rule(aten._prelu_kernel_backward.default, samples=[sample(t(2, 6), t(2, 6), t(1, 6)).looking_at(0)])

@@ -576,17 +576,18 @@ def constant_pad(call: Call, x: LabeledTensor, padding: Sequence[int], value: fl
 
 def _padded(call: Call, ids: Ids, dim: int, widths: tuple[int, int], follow: bool) -> Ids:
     """Labels with what is added to both ends of a dimension: labels of their own, or that of what is always there."""
-    first = 2 * (ids.ndim - 1 - dim)
+    left, right = max(widths[0], 0), max(widths[1], 0)
     cropped = ids[(slice(None),) * dim + (slice(max(-widths[0], 0), ids.shape[dim] + min(widths[1], 0)),)]
-    ends: list[Ids] = []
-    for place, width in enumerate(widths):
-        shape = tuple(max(width, 0) if d == dim else n for d, n in enumerate(ids.shape))
-        if follow and width > 0:
-            ends.append(call.labels.fresh(shape, [dim], "filled"))
-            call.count(added_entries(first + place), LabeledTensor((width,), (LabelArray(ends[-1].ravel()),)))
-        else:
-            ends.append(np.zeros(shape, dtype=ids.dtype))
-    return np.concatenate([ends[0], cropped, ends[1]], axis=dim)
+    shape = tuple(left + right if d == dim else n for d, n in enumerate(ids.shape))
+    if not follow or not left + right:
+        ends = np.zeros(shape, dtype=ids.dtype)
+    else:
+        ends = call.labels.fresh(shape, [dim], "filled")
+        first = 2 * (ids.ndim - 1 - dim)
+        for place, added in enumerate(np.split(ends.ravel(), [left])):
+            call.count(added_entries(first + place), LabeledTensor(added.shape, (LabelArray(added),)))
+    before, behind = np.split(ends, [left], axis=dim)
+    return np.concatenate([before, cropped, behind], axis=dim)
 
 
 def _padded_rows(call: Call, x: LabeledTensor, dims: Collection[int]) -> Iterator[LabelArray]:

@@ -80,3 +80,28 @@ def test_scores_need_no_labels_and_do_not_depend_on_batches(importance: str) -> 
         for size in (1, 4, 16)
     ]
     assert plans[0].removed == plans[1].removed == plans[2].removed
+
+
+class Unrolled(nn.Module):
+    """A prediction for each step of as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner = nn.Linear(10, 8), nn.Linear(9, 16)
+        self.back, self.leave = nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, actions: Tensor) -> list[Tensor]:
+        state, answers = self.enter(x), []
+        for step in actions.split(1, 1):
+            state = self.back(torch.relu(self.inner(torch.cat([state, step], 1))))
+            answers.append(self.leave(state))
+        return answers
+
+
+@pytest.mark.parametrize("steps", [(3, 5), (5, 3)])
+def test_batches_may_have_outputs_for_more_or_fewer_steps(steps: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    batches = [(torch.randn(6, 10), torch.rand(6, count)) for count in steps]
+    slim = graphprune.prune_model(Unrolled().eval(), 0.5, example_inputs=batches[0], calibration=batches)
+    assert slim.inner.out_features == 8
+    assert len(slim(*batches[1])) == steps[1]

@@ -55,6 +55,35 @@ def test_nothing_is_held(name: str) -> None:
     assert check.passed, check
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_repair_takes_zeros_that_are_in_no_memory() -> None:
+    torch.manual_seed(0)
+    model, x = Net(PROGRAMS["jvp of all"]).eval(), torch.randn(12, 8)
+    assert graphprune.prune_model(model, 0.5, x, calibration=[x]).enter.out_features == 8
+
+
+class Curvature(nn.Module):
+    """Second derivatives by each sample, whose gradients are broadcast over the directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Linear(4, 20), nn.Softplus(), nn.Linear(20, 20), nn.Softplus(), nn.Linear(20, 1)
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.func.vmap(torch.func.hessian(lambda one: self.net(one).squeeze()))(x)
+        return found
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_second_derivatives_of_many_samples_lose_channels_of_every_layer() -> None:
+    torch.manual_seed(0)
+    model, x = Curvature().eval(), torch.randn(3, 4)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert [choice.kept for choice in plan.choices] == [10, 10]
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
 def test_a_copy_of_a_parameter_is_one() -> None:
     """Copies of what is more than a tensor are made as ever."""
 
