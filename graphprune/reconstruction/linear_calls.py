@@ -80,7 +80,7 @@ class ParameterCopy:
 
 
 def address(tensor: Tensor) -> int:
-    """The address of a tensor's storage, which all its views share; 0 if it has none (torch keeps some zeros in no memory)."""
+    """The address of a tensor's storage, which all its views share; 0 if it has none, as some zeros of torch."""
     stored = tensor.layout is torch.strided and not tensor._is_zerotensor()
     return tensor.untyped_storage().data_ptr() if stored else 0
 
