@@ -422,6 +422,43 @@ def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> Non
     assert f"--checkpoint: {slim} is the folder of a slim model" in refused(f"{line} {slim} -o out", capsys)
 
 
+def test_without_targets_the_error_says_that_alpha_is_one(slim: str, capsys: Capture, folder: Path) -> None:
+    (folder / "arrays").mkdir()
+    np.save(folder / "arrays" / "0.npy", np.zeros((3, 8, 8), np.float32))
+    line = f"finetune {slim} --model {SPEC} --data arrays --teacher {SPEC} --epochs 1 --lr 0.01 -o tuned"
+    said = refused(line, capsys, FAILED)
+    assert "Distillation(alpha=1)" in said and "here:   --loss-fn for loss_fn=, --alpha for alpha=" in said
+    data = next(one for one in load_command("finetune").params if one.name == "data")
+    assert "with --teacher and --alpha 1 inputs alone" in data.help
+
+
+def test_a_slim_model_is_not_trained_or_repaired_in_its_place(slim: str, capsys: Capture) -> None:
+    commands = (
+        f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 1 --lr 0.01 -o {slim}",
+        f"repair {SPEC} {slim} --calibration data.py:batches -o {slim}",
+    )
+    for line in commands:
+        said = refused(line, capsys)
+        assert f"-o {slim}: holds a slim model; give another folder, or --force to replace it" in said
+        assert main(f"{line} --force -q".split()) == OK
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        (f"sparsify {SPEC} --amount 0.5 --force -o ./net.py", SPEC),
+        ("sparsify hf:gone --input data.py:batches --amount 0.5 --force -o data.py", "data.py:batches"),
+        (f"finetune {SPEC} --weights net.pt --data data.py:pairs --epochs 1 --lr 1 --force -o net.pt", "net.pt"),
+        (f"plan {SPEC} --ratio 0.5 -o net.py", SPEC),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(line: str, read: str, capsys: Capture, folder: Path) -> None:
+    (folder / "net.pt").write_bytes(b"weights")
+    assert f": is what this command reads ({read}); give another path" in refused(line, capsys)
+    assert (folder / "net.py").read_text() == NETWORK and (folder / "net.pt").read_bytes() == b"weights"
+
+
 def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture, folder: Path) -> None:
     (folder / "arrays").mkdir()
     for number in range(5):
