@@ -16,10 +16,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from graphprune.cli.files_read import check_unread
 from graphprune.cli.option_groups import flattened
 from graphprune.cli.output import Output, complain
 from graphprune.cli.output_failure import OutputFailure
-from graphprune.cli.output_paths import check_unread
 
 LOOK, SMALLER, AFTERWARDS = "Look at a model", "Make it smaller", "With a smaller model"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -49,22 +49,6 @@ def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> 
         raise usage_error(f"-o {output}: {error.what.removeprefix('directory: ')}; {error.do}, or --force") from error
     if versions.latest() is not None:
         raise usage_error(f"-o {output}: holds a slim model; give another folder, or --force to replace it")
-
-
-def check_unread(given: Mapping[str, Any]) -> None:
-    """Usage is wrong if the file that is to be written is one that the command reads, whatever ``--force`` says.
-
-    Args:
-        given: the values of all options and arguments, by their names.
-    """
-    output = given.get("output")
-    if output is None or not output.is_file():
-        return
-    for name, value in given.items():
-        texts = [] if name == "output" else value if isinstance(value, list) else [value]
-        for text in map(str, filter(None, texts)):
-            if any(Path(one).resolve() == output.resolve() for one in (text, text.rpartition(":")[0])):
-                raise usage_error(f"-o {output}: is what this command reads ({text}); give another path")
 
 
 def check_apart(outputs: Mapping[str, Path | None]) -> None:

@@ -537,7 +537,22 @@ def test_sparsify(capsys: Capture) -> None:
 
 def test_errors_say_which_options_the_arguments_are_that_they_name(capsys: Capture) -> None:
     said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 0.0001", capsys, FAILED)
-    assert "needed: " in said and "\n  here:   --macs for macs=\n" in said
+    assert "needed: " in said and "\n  here:   --macs for macs=, graphprune inspect SPEC for print(graph)\n" in said
     said = refused(f"sparsify {SPEC} --amount 2:4 -o sparse", capsys, FAILED)
     assert "overrides=" in said and "\n  here:   --skip for skip=\n" in said
     assert "here:" not in refused(f"plan {SPEC} --ratio 0.5 --importance bad.py:scores", capsys, WRONG_USAGE)
+
+
+def test_errors_say_which_commands_the_calls_are_that_they_name(capsys: Capture) -> None:
+    lists, says = "graphprune inspect SPEC for print(graph)", "graphprune explain SPEC NAME for graph.explain(layer)"
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 --overrides zz:frozen", capsys, FAILED)
+    assert f"\n  here:   {lists}\n" in said
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --heads 0.5", capsys, FAILED)
+    assert f"\n  here:   {lists}, {says}\n" in said
+    assert f"\n  here:   {lists}\n" in refused(f"explain {SPEC} nope --input 1,3,8,8", capsys, FAILED)
+
+
+def test_one_is_neither_a_fraction_nor_an_amount(capsys: Capture) -> None:
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 1", capsys)
+    assert "--macs: 1 may be a fraction or an amount; give 1.0 for all of it, or an amount with its unit" in said
+    assert "--budgets: 'macs=1': 1 may be" in refused(f"plan {SPEC} --budgets macs=1", capsys)
