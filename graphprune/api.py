@@ -50,13 +50,14 @@ from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_flag, check_type, did_you_mean
+from graphprune.utils.checks import check_flag, check_type, did_you_mean, found_value, shown
 from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_modules, output_dim, uncompiled_name, walked_once
 from graphprune.utils.tables import Printed, Table
+from graphprune.utils.tree import tensors_of
 
 
 class ChannelGraph(Printed, Analysis):
@@ -357,6 +358,17 @@ _RUNS = _MEASURES | {"importance", "weights"}
 """Options with which the model itself may be run, or code of the user's own sees it."""
 
 
+def _check_no_inputs(ratio: object) -> None:
+    """Raise an InputError if example inputs stand where the ratio is."""
+    if any(tensor.ndim for tensor in tensors_of(ratio)):
+        raise InputError(
+            f"ratio: is {shown(ratio)}; example inputs come third",
+            found=found_value(ratio),
+            needed="a fraction of channels to remove, and then the example inputs",
+            do="call prune_model(model, 0.5, example_inputs)",
+        )
+
+
 @leaves_torch_alone
 @takes_options
 def prune_model(
@@ -402,6 +414,7 @@ def prune_model(
     """
     for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
         check_flag(name, flag)
+    _check_no_inputs(ratio)
     if inplace:
         resident(model, inplace, check_model(model))
     parse_memory(memory)

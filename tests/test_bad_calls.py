@@ -99,7 +99,81 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "text": (lambda: Plan.from_json(NOTHING), "text: is a NoneType, not a string"),
     "objective": (lambda: graphprune.finetune(Net(), BATCHES, loss_fn=ANY, **FULL), "loss_fn: must be a function"),
     "checkpoint": (lambda: graphprune.finetune(Net(), BATCHES, checkpoint=ANY, **FULL), "checkpoint: must be a path"),
+    "checkpoint a file": (
+        lambda: graphprune.finetune(Net(), BATCHES, checkpoint=__file__, **FULL),
+        "checkpoint: nothing can be written into",
+    ),
+    "rounds in a file": (
+        lambda: graphprune.prune_iteratively(Net(), X, rounds=1, ratio=0.5, tune=lambda m: None, checkpoint=__file__),
+        "checkpoint: nothing can be written into",
+    ),
+    "budget of sensitivity": (
+        lambda: GRAPH.sensitivity(lambda m: 0.0, macs=0.5),
+        "macs: is a budget, and sensitivity takes ratios= of each group alone",
+    ),
+    "group of sensitivity": (
+        lambda: GRAPH.sensitivity(lambda m: 0.0, (0.5,)).rise("c", 0.5),
+        "group: 'c' is not known; use one of 'a'",
+    ),
+    "another order": (
+        lambda: graphprune.prune_model(NET, X, 0.5),  # type: ignore[arg-type]
+        "ratio: is a Tensor of shape (2, 3, 8, 8); example inputs come third",
+    ),
+    "another order, by names": (
+        lambda: graphprune.prune_model(NET, {"x": X}, 0.5),  # type: ignore[arg-type]
+        "call prune_model(model, 0.5, example_inputs)",
+    ),
+    "optimizer": (lambda: graphprune.prune_in_place(Net(), PLAN, "sgd"), "found:  'sgd', a str"),  # type: ignore[arg-type]
+    "norms": (
+        lambda: graphprune.reestimate_batch_norm(NET, [X], leave=["norm"]),
+        "pass leave=['norm.running_mean'], or another of these",
+    ),
+    "norms by a weight": (
+        lambda: graphprune.reestimate_batch_norm(NET, [X], leave=["norm.weight"]),
+        "leave: 'norm.weight' is not known; use one of 'norm.running_mean'",
+    ),
+    "untimed": (
+        lambda: graphprune.plot_latency(graphprune.measure(NET, X, timed=False)),
+        "not one on meta, and with timed=True",
+    ),
+    "picture by another plan": (
+        lambda: graphprune.plot_weights(nn.Linear(3, 3), plan=PLAN),
+        "plan: is of another model, as it knows no 'weight'",
+    ),
+    "nothing to train": (
+        lambda: graphprune.finetune(nn.ReLU(), BATCHES, **FULL),
+        "model: has no parameters, so that there is nothing to train",
+    ),
+    "empty batch": (
+        lambda: graphprune.finetune(Net(), [(X[:0], BATCHES[0][1][:0])], **FULL),
+        "batches: a batch holds no samples",
+    ),
+    "masks of everything": (
+        lambda: GRAPH.plan_from_masks({"a.weight": torch.zeros(16, 3, 3, 3)}),
+        "masks: a cannot lose 1 unit: all of its units would go, and one has to stay",
+    ),
+    "below zero": (lambda: graphprune.measure(NET, X, warmup=-1), "do:     pass warmup=0 or more"),
+    "NaN among the weights": (
+        lambda: graphprune.prune_model(nn.Sequential(*with_nan()), 0.5, torch.randn(2, 4)),
+        "do:     look for NaN in the weights of '0'",
+    ),
 }
+
+
+def with_nan() -> tuple[nn.Module, ...]:
+    first, last = nn.Linear(4, 8), nn.Linear(8, 3)
+    nn.init.constant_(first.bias, torch.nan)
+    nn.init.constant_(first.weight, torch.nan)
+    return first, nn.ReLU(), last
+
+
+def test_another_criterion_is_advised_where_it_may_help() -> None:
+    network = nn.Sequential(*with_nan())
+    graph = graphprune.trace(network, torch.randn(2, 4))
+    for importance, helps in (("l2", False), ("wanda", True)):
+        with pytest.raises(GraphpruneError) as caught:
+            graph.plan(0.5, importance=importance, calibration=[torch.randn(2, 4)])
+        assert ("importance='l2'" in caught.value.do) is helps
 
 
 @pytest.mark.parametrize("name", CALLS)

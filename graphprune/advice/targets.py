@@ -9,7 +9,7 @@ from typing import Any
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
-from graphprune.utils.checks import check_known, found_value, shown
+from graphprune.utils.checks import as_key, check_known, found_value, shown
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def parse_target(target: Any) -> AdviceTarget:
     runtime = None if name is None else RUNTIMES[check_known("target", name, RUNTIMES)]
     for kind in given:
         others = ", or one of what runs models: " + ", ".join(map(repr, RUNTIMES))
-        check_known("target", kind, BUDGET_KINDS, others, key=True)
+        check_known("target", kind, BUDGET_KINDS, others, form=as_key)
     parse_budgets(given, lambda _: 1.0)
     if given:
         return AdviceTarget(given, runtime)

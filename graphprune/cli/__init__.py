@@ -1,9 +1,9 @@
 """The command line.
 
 In reading order: ``program`` and ``commands`` (the table of all commands); what commands share: ``option_groups``,
-``option_values``, ``output``, ``consoles``, ``output_failure``, ``argument_names``, ``output_paths``, ``presets``,
-``tables``, ``json_data`` and ``page``; which model is meant: ``spec_forms``, ``user_files``, ``models``, ``weights``,
-``model_options``, ``device_option``, ``given_inputs``, ``found_model``, ``bundles``; which data:
+``option_values``, ``output``, ``consoles``, ``output_failure``, ``argument_names``, ``output_paths``, ``files_read``,
+``presets``, ``tables``, ``json_data`` and ``page``; which model is meant: ``spec_forms``, ``user_files``, ``models``,
+``weights``, ``model_options``, ``device_option``, ``given_inputs``, ``found_model``, ``bundles``; which data:
 ``calibration_options``, ``data_files``, ``references``; which plan: ``plan_options`` (they follow from
 :class:`graphprune.PruningOptions`) and ``planned``.
 

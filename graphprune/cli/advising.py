@@ -65,6 +65,6 @@ def _check_target(target: str | None) -> None:
     for part in (target or "").split(","):
         kind, equal, amount = (text.strip() for text in part.partition("="))
         try:
-            read_budget(amount if equal else "1")
+            read_budget(amount if equal else "0.5")
         except typer.BadParameter as error:
             raise usage_error(f"--target: {kind}: {error.message}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
 from inspect import cleandoc
 from traceback import print_exception, walk_tb
@@ -15,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from graphprune.cli.files_read import check_unread
 from graphprune.cli.option_groups import flattened
 from graphprune.cli.output import Output, complain
 from graphprune.cli.output_failure import OutputFailure
@@ -65,7 +67,7 @@ def make_command(name: str, summary: str, function: Function) -> Any:
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     epilog = "\n\n".join(["Examples:", *(line.replace("[", r"\[") for line in lines)])
     decorate = app.command(name, help=help, short_help=summary, epilog=epilog)
-    decorate(flattened(_answering(function)))
+    decorate(_keeping_sources(flattened(_answering(function))))
     return typer.main.get_command(app)
 
 
@@ -77,6 +79,17 @@ def listed_commands() -> list[TyperCommand]:
 def is_of_command(error: BaseException) -> bool:
     """Did a command raise it, and not what prints help?"""
     return any(frame.f_globals is globals() for frame, _ in walk_tb(error.__traceback__))
+
+
+def _keeping_sources(function: Function) -> Function:
+    """The function, which is not called if it would write over what it reads."""
+
+    @wraps(function)
+    def run(**given: Any) -> int:
+        check_unread(given)
+        return function(**given)
+
+    return run
 
 
 def _answering(function: Function) -> Function:

@@ -70,8 +70,8 @@ class TrainingOptions(OptionGroup):
         str,
         data_option(
             "--data",
-            "pairs (inputs, target), arguments with which the model computes its own loss, or with --teacher inputs "
-            "alone, which images of a folder are (subfolders are no classes)",
+            "pairs (inputs, target), arguments with which the model computes its own loss, or with --teacher and "
+            "--alpha 1 inputs alone, which images of a folder are (subfolders are no classes)",
         ),
     ]
     samples: Samples = None
@@ -206,8 +206,8 @@ def finetune_command(
         bool,
         flag(
             "--force",
-            help="write to a folder even if it holds other files, which stay, or another slim model, which is "
-            "replaced; replace a file of weights",
+            help="write to a folder even if it holds other files, which stay, or a slim model, which is replaced; "
+            "replace a file of weights",
         ),
     ] = False,
 ) -> int:
@@ -240,7 +240,7 @@ def finetune_command(
 
 def _check_output(output: Path, start: str, slim: bool, force: bool) -> None:
     if slim:
-        check_folder(output, "", None, force or output.resolve() == Path(start).resolve())
+        check_folder(output, "", None, force)
         return
     check_spec(start)
     if output.suffix not in (".safetensors", ".pt"):

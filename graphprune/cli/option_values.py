@@ -44,6 +44,8 @@ def read_budget(given: Any) -> float | str:
         value = float(text)
     except ValueError:
         return text
+    if text == "1":
+        raise typer.BadParameter("1 may be a fraction or an amount; give 1.0 for all of it, or an amount with its unit")
     if 1 < value <= 100:
         raise typer.BadParameter(
             f"{text} is neither a fraction nor an amount; give {value / 100:g}, {value:g}%, or an amount with its unit"

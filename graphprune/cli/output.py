@@ -16,7 +16,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from graphprune.cli.argument_names import options_for
+from graphprune.cli.argument_names import commands_for
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.output_failure import writing_output
 from graphprune.cli.presets import use_preset
@@ -221,8 +221,8 @@ def _print_table(table: Any) -> None:
 def complain(error: BaseException, command: Callable[..., int]) -> None:
     """Print an error that a command does not expect to handle."""
     print(f"graphprune: error: {_said(error)}", file=sys.stderr)
-    if isinstance(error, GraphpruneError) and (options := options_for(error, command)):
-        print(f"  here:   {options}", file=sys.stderr)
+    if isinstance(error, GraphpruneError) and (instead := commands_for(error, command)):
+        print(f"  here:   {instead}", file=sys.stderr)
 
 
 def _said(error: BaseException) -> str:

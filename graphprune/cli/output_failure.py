@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,8 +18,15 @@ class OutputFailure(Exception):
 
 @contextmanager
 def writing_output() -> Iterator[None]:
-    """Where standard output is written, and nothing else is done."""
+    """Where standard output is written, and nothing else is done. A reader that has seen enough is no failure."""
     try:
         yield
+    except BrokenPipeError:
+        discard_output()
     except OSError as error:
         raise OutputFailure(error) from error
+
+
+def discard_output() -> None:
+    """Let what is not written yet, and what follows, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

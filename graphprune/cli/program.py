@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 import graphprune
 from graphprune.cli.commands import COMMANDS, is_of_command, listed_commands, load_command
 from graphprune.cli.option_groups import flag
-from graphprune.cli.output_failure import OutputFailure
+from graphprune.cli.output_failure import OutputFailure, discard_output, writing_output
 
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -41,11 +41,16 @@ def run_program(argv: Sequence[str] | None = None) -> int:
         with _interruptible():
             arguments = None if argv is None else list(argv)
             found = make_program().main(args=arguments, prog_name="graphprune", standalone_mode=False)
-            sys.stdout.flush()
+            with writing_output():
+                sys.stdout.flush()
             return found if isinstance(found, int) else OK
     except UsageError as error:
         print(usage_message(error), file=sys.stderr)
         return WRONG_USAGE
+    except SystemExit as ended:  # what prints help leaves so where its reader has seen enough
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return OK
     except OutputFailure as failure:
         return _without_output(failure.cause)
     except OSError as error:
@@ -167,7 +172,8 @@ def _interrupt() -> Callable[..., None]:
 
 def _without_output(error: OSError) -> int:
     """Say why there is no output, unless its reader has seen enough, and leave nothing to be written at the end."""
-    if not isinstance(error, BrokenPipeError):
-        print(f"graphprune: error: standard output: {error.strerror}", file=sys.stderr)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    discard_output()
+    if isinstance(error, BrokenPipeError):
+        return OK
+    print(f"graphprune: error: standard output: {error.strerror}", file=sys.stderr)
     return FAILED

@@ -56,7 +56,7 @@ def repair_command(
     if data.calibration is None:
         raise usage_error("--calibration: is missing; repair needs data: give a folder, a .jsonl or module:function")
     check_bundle(bundle, given.spec)
-    check_folder(output, given.spec, given.weights, force or output.resolve() == bundle.resolve())
+    check_folder(output, given.spec, given.weights, force)
     model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     plan = only_plan(slim, bundle)

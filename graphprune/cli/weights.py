@@ -23,7 +23,8 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """Prefixes that DataParallel, torch.compile and training loops put before the names of parameters."""
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "*.index.json")
-PATTERNS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pt", "*.pth")
+NAMES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -102,9 +103,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _in_folder(folder: Path) -> Path:
     """The one file of weights, or index of shards, of a folder."""
-    for pattern in (*INDEXES, *PATTERNS):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
+    named = (sorted(folder.glob(pattern)) for pattern in (*INDEXES, *NAMES))
+    every = [path for suffix in SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))]
+    for found in (*named, every):
+        if found and len({path.stem for path in found}) == 1:  # one checkpoint, perhaps in several formats
             return found[0]
         if found:
             names = ", ".join(path.name for path in found[:4])

@@ -147,6 +147,14 @@ def find_criterion(importance: str | Importance) -> Criterion:
     return CRITERIA[check_known("importance", importance, CRITERIA, others)]
 
 
+def _advice_on_infinite(criterion: Criterion, group: Group) -> str:
+    """What to do about scores that cannot be ranked."""
+    weights = f"look for NaN in the weights of {group.name!r}"
+    if criterion.data:
+        return f"{weights} and in the calibration data, or use importance='l2'"
+    return weights if criterion.name in CRITERIA else f"{weights} and in what the function returns"
+
+
 _SCORES = "a function (group, context) -> one score for each unit"
 
 
@@ -192,7 +200,7 @@ def scored(criterion: Criterion, group: Group, context: Context) -> Scores:
             where=f"group {group.name!r}",
             found=f"{wrong} scores that are infinite or NaN",
             needed="finite scores, which can be ranked",
-            do=f"look for NaN in the weights of {group.name!r} and in the calibration data, or use importance='l2'",
+            do=_advice_on_infinite(criterion, group),
         )
     default = "none" if criterion.comparable else "mean"
     return NORMALIZATIONS[context.normalize or default](scores)

@@ -40,12 +40,12 @@ def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> 
     for group, gone in removed.items():
         if isinstance(group, Group):
             dead[group.unit_ids[gone]] = True
-    return whole_plan(graph, dead, "the numbers given")
+    return whole_plan(graph, dead, "kept", "the numbers given")
 
 
 def plan_of_masks(graph: Analysis, masks: Mapping[str, Tensor]) -> Plan:
     """A plan without the channels that masks of parameters leave nothing of; see ``plan_from_masks``."""
-    return whole_plan(graph, masked_units(graph, masks), "the masks")
+    return whole_plan(graph, masked_units(graph, masks), "masks", "the masks")
 
 
 def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
@@ -273,7 +273,8 @@ def plan_of_units(
     """
     dead = _outermost(graph, dead)
     setup = replace(PlanSetup.of(graph, PruningOptions(0.0)), renumbered=renumbered)
-    last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
+    emptied = [group for group in setup.groups if dead[group.unit_ids].all()]
+    last = {int(group.unit_ids[0]): "all of its units would go, and one has to stay" for group in emptied}
     reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
 
     def choose(
@@ -345,8 +346,14 @@ def _released(graph: Analysis, going: Mask, classes: Ids) -> Ids:
     return np.unique(np.concatenate([none, *kept]))
 
 
-def whole_plan(graph: Analysis, dead: Mask, chosen_by: str, renumbered: Renumbering | None = None) -> Plan:
-    """The plan that removes all of these units; arguments as for :func:`plan_of_units`.
+def whole_plan(
+    graph: Analysis, dead: Mask, argument: str, chosen_by: str, renumbered: Renumbering | None = None
+) -> Plan:
+    """The plan that removes all of these units.
+
+    Args:
+        graph, dead, chosen_by, renumbered: as for :func:`plan_of_units`.
+        argument: which argument says so, for errors.
 
     Raises:
         PlanError: some of them cannot go, or not without others.
@@ -354,11 +361,14 @@ def whole_plan(graph: Analysis, dead: Mask, chosen_by: str, renumbered: Renumber
     plan, staying = plan_of_units(graph, dead, chosen_by, renumbered)
     if staying:
         by_group = units_by_group(graph, staying)
-        named = "; ".join(f"{name} cannot lose {len(units)} units: {staying[units[0]]}" for name, units in by_group)
+        named = "; ".join(
+            f"{name} cannot lose {len(units)} unit{'s' if len(units) > 1 else ''}: {staying[units[0]]}"
+            for name, units in by_group
+        )
         raise PlanError(
-            f"kept: {named}",
+            f"{argument}: {named}",
             where=", ".join(name for name, _ in by_group),
-            found=f"{len(staying)} units that cannot go, or not without others",
+            found=f"{len(staying)} unit{'s' if len(staying) > 1 else ''} that cannot go, or not without others",
             needed="units that can go together",
             do="choose others, or let graph.plan choose",
         )

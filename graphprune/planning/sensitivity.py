@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.utils.checks import check_known
 from graphprune.utils.tables import Printed, Table
 
 
@@ -29,8 +30,12 @@ class Sensitivity(Printed):
         """How much the loss has risen when the fraction ``gone`` of a group is gone: linear between measurements.
 
         Beyond the last measurement the last slope goes on; a fall of the loss counts as no rise.
+
+        Raises:
+            InputError: the group was not measured.
         """
-        points = [(0.0, 0.0), *((g, max(loss - self.dense, 0.0)) for g, loss in self.losses.get(group, ()))]
+        check_known("group", group, self.losses)
+        points = [(0.0, 0.0), *((g, max(loss - self.dense, 0.0)) for g, loss in self.losses[group])]
         at, rises = (np.array(column) for column in zip(*points, strict=True))
         rises = np.maximum.accumulate(rises)
         inside = np.interp(gone, at, rises)

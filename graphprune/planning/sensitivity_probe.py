@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
@@ -37,6 +38,7 @@ def measure_sensitivity(
             do="pass ratios=(0.25, 0.5, 0.75)",
         )
     ratios = tuple(sorted(ratios))
+    _check_no_budgets(options)
     losses: dict[str, tuple[tuple[float, float], ...]] = {}
     for choice in make_plan(graph, PruningOptions.of(max(ratios), options)).choices:
         if choice.removed:
@@ -51,6 +53,18 @@ def measure_sensitivity(
             do="look for NaN in the weights and the data, and for a division by zero in the loss",
         )
     return Sensitivity(dense, ratios, losses)
+
+
+def _check_no_budgets(options: PlanArguments) -> None:
+    """Raise an InputError if a budget is given: how much goes is what ratios= says."""
+    given = [name for name, value in options.items() if name in (*BUDGET_KINDS, "budgets") and value is not None]
+    if given:
+        raise InputError(
+            f"{given[0]}: is a budget, and sensitivity takes ratios= of each group alone",
+            found=", ".join(f"{name}={shown(options[name])}" for name in given),  # type: ignore[literal-required]
+            needed="ratios= and how channels are scored: importance=, calibration= and the like",
+            do=f"leave out {given[0]}=, and pass it to graph.plan with allocation=, what graph.sensitivity returns",
+        )
 
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:

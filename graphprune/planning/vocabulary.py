@@ -208,7 +208,7 @@ class _Vocabulary:
                 needed="a vocabulary that is only looked up and scored",
                 do="change the program there, or keep the whole vocabulary",
             )
-        return self.named_in(whole_plan(graph, dead, "ids of the vocabulary", renumbered))
+        return self.named_in(whole_plan(graph, dead, "ids", "ids of the vocabulary", renumbered))
 
     def _dead(self, graph: Analysis, gone: Ids) -> Mask:
         """The units that words that are gone stand for, in the tables and in the outputs. [classes]"""

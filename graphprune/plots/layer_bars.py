@@ -90,7 +90,8 @@ def plot_latency(data: Measurement | Comparison, depth: int | None = None) -> An
         check_count("depth", depth, 1, "a number of names")
     series = _by_layer(data, lambda layer: None if layer.seconds is None else 1e3 * layer.seconds)
     joined = _joined(series, _depth_to_name(series) if depth is None else depth)
-    return _drawn(_without_small(joined), _title("Time", data), "time (ms)", missing=0.0).figure
+    do = "measure a model with values, not one on meta, and with timed=True"
+    return _drawn(_without_small(joined), _title("Time", data), "time (ms)", missing=0.0, do=do).figure
 
 
 Series = Mapping[str, Mapping[str, float]]
@@ -173,15 +174,25 @@ def _depth_to_name(series: Series) -> int:
     return max((depth for depth, count in counts.items() if count <= MOST_NAMED), default=1)
 
 
-def _drawn(series: Series, title: str, quantity: str, missing: float) -> LayerAxis:
-    """The layers of all models: those of the first, then what only others have; ``missing`` where one has no such."""
+def _drawn(
+    series: Series,
+    title: str,
+    quantity: str,
+    missing: float,
+    do: str = "measure a model with values, not one on meta",
+) -> LayerAxis:
+    """The layers of all models: those of the first, then what only others have; ``missing`` where one has no such.
+
+    Raises:
+        InputError: there is no layer; the message says ``do``.
+    """
     names = list(dict.fromkeys(name for values in series.values() for name in values))
     if not names:
         raise InputError(
             f"data: nothing is known of what is to be drawn, {quantity}",
             found="no layer with a value",
             needed=quantity,
-            do="measure a model with values, not one on meta",
+            do=do,
         )
     axis = LayerAxis(names, title, quantity)
     axis.series([(name, [values.get(layer, missing) for layer in names]) for name, values in series.items()])

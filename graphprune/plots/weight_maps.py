@@ -105,7 +105,16 @@ def _known(name: str, matrices: dict[str, tuple[Tensor, bool]]) -> str:
 
 def _kept(plan: Plan, name: str, weight: Tensor) -> Tensor:
     """The mask of what a plan keeps of a weight."""
-    mask = plan.mask(name if name in plan.shapes else f"{name}{ORIGINAL}")
+    own = next((one for one in (name, f"{name}{ORIGINAL}") if one in plan.shapes), None)
+    if own is None:
+        raise InputError(
+            f"plan: is of another model, as it knows no {name!r}",
+            where=name,
+            found=f"a plan of {len(plan.shapes)} parameters and buffers, such as {next(iter(plan.shapes), None)!r}",
+            needed="a plan for the model",
+            do="pass the model that the plan was made for",
+        )
+    mask = plan.mask(own)
     if mask.shape != weight.shape:
         raise InputError(
             f"plan: {name} has shape {list(mask.shape)} there and {list(weight.shape)} in the model",

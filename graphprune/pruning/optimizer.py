@@ -88,7 +88,9 @@ def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
     Raises:
         InputError: something is no optimizer, or given twice.
     """
-    found = tuple(optimizer) if isinstance(optimizer, Sequence) else () if optimizer is None else (optimizer,)
+    given: Any = optimizer
+    many = isinstance(given, Sequence) and not isinstance(given, str)
+    found = tuple(given) if many else () if given is None else (given,)
     for one in found:
         if not isinstance(one, Optimizer):
             raise InputError(

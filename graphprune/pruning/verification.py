@@ -85,6 +85,8 @@ class Verification(Printed):
     def _parts(self) -> Iterator[str]:
         if self.vacuous:
             yield f"Nothing was verified: {self.vacuous}."
+            if self.equal:
+                return
         verdict = "equal to" if self.equal else "DIFFERENT from"
         yield (
             f"The slim model is {verdict} the masked original: largest relative difference {self.relative:.1e} "

@@ -15,8 +15,9 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_alone
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
+from graphprune.tracing.meta import is_float
 from graphprune.tracing.run_state import evaluating_unchanged
-from graphprune.utils.checks import check_known, check_type
+from graphprune.utils.checks import as_entry, check_known, check_type
 from graphprune.utils.devices import changing_with_float64
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
@@ -77,11 +78,22 @@ def reestimate_batch_norm(
     check_model(model)
     what = "a list of names of running means, such as ['bn1.running_mean']"
     check_type("leave", leave, list | tuple | Set, what)
-    own = tables(model)
+    means = _possible_means(model)
     for name in leave:
-        check_known("leave", name, {**own.buffers, **own.parameters})
+        check_known("leave", name, means, form=as_entry)
     with changing_with_float64(model) as changed:
         return _reestimate(changed, calibration, leave)
+
+
+def _possible_means(model: nn.Module) -> list[str]:
+    """The names of buffers that may be running means: those that are called so, then others of which it is not known.
+
+    ``forward`` may give a buffer of any name to ``torch.nn.functional.batch_norm``.
+    """
+    names = [name for name, buffer in tables(model).buffers.items() if is_float(buffer)]
+    parts = [(name, name.rpartition(".")[2]) for name in names]
+    means = [name for name, own in parts if own == "running_mean"]
+    return means + [name for name, own in parts if own not in ("running_mean", "running_var")]
 
 
 def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.extra_states import check_extra_states, extra_states, set_extra_states
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_optional, check_sequence, check_type, with_article
-from graphprune.utils.files import check_path, writing_tensors
+from graphprune.utils.files import check_path, make_folder, writing_tensors
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.modules import uncompiled
@@ -96,6 +96,17 @@ def save_checkpoint(
         "parts": {name: packer.pack(part, name) for name, part in parts.items()},
     }
     _versions(folder).write(partial(_write, data=json.dumps(data), tensors=packer.tensors))
+
+
+def checkpoint_folder(checkpoint: Folder) -> Path:
+    """The folder of the argument ``checkpoint=`` of a training, which is made if it is missing.
+
+    Raises:
+        InputError: it is no folder, or nothing can be written there.
+    """
+    folder = check_path("checkpoint", checkpoint)
+    make_folder("checkpoint", folder)
+    return folder
 
 
 def has_checkpoint(directory: Folder) -> bool:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.tracing.inputs import normalize
+from graphprune.tracing.inputs import describe, normalize
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.random_state import random_state, seed_all, set_random_state
-from graphprune.utils.tree import map_tensors
+from graphprune.utils.tree import map_tensors, tensors_of
 
 TrainingCall = tuple[tuple[Any, ...], dict[str, Any], Any]
 """Positional arguments, keyword arguments, and the target (None: the batch has none)."""
@@ -39,7 +39,7 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
     """A batch as arguments of a call and a target, on ``device``. A batch without a target has only inputs.
 
     Raises:
-        InputError: the batch is neither a pair, a dict nor a tensor.
+        InputError: the batch is neither a pair, a dict nor a tensor, or holds no samples.
     """
     inputs, target = batch, None
     if isinstance(batch, tuple | list):
@@ -57,6 +57,14 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
             found=found_value(inputs),
             needed=NEEDED,
             do="give the inputs as a tensor, a tuple of positional or a dict of keyword arguments",
+        )
+    tensors = list(tensors_of(inputs))
+    if tensors and not any(t.numel() for t in tensors):
+        raise InputError(
+            "batches: a batch holds no samples",
+            found=describe(inputs),
+            needed="batches of one sample or more",
+            do="leave the batch out",
         )
     args, kwargs = normalize(inputs)
     moved: TrainingCall = map_tensors(lambda t: t.to(device, non_blocking=True), (args, kwargs, target))

@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
-from graphprune.training.checkpoint import Folder
+from graphprune.training.checkpoint import Folder, checkpoint_folder
 from graphprune.training.data import check_training_data
 from graphprune.training.distributed import processes_for
 from graphprune.training.history import History
@@ -33,7 +33,6 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.files import check_path
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.random_state import random_numbers_kept
@@ -137,7 +136,7 @@ def finetune(
             clip=clip,
             evaluate=evaluate,
             on_step=on_step,
-            checkpoint=None if checkpoint is None else check_path("checkpoint", checkpoint),
+            checkpoint=None if checkpoint is None else checkpoint_folder(checkpoint),
             every=every,
             shown=progress,
         ).run()
@@ -170,11 +169,20 @@ def check_gradients_on(caller: str) -> None:
 def _check_trainable(model: Any) -> None:
     _check_module("model", model)
     require_values("model", model.named_parameters(), "train")
+    count = sum(1 for _ in model.parameters())
+    if not count:
+        raise InputError(
+            "model: has no parameters, so that there is nothing to train",
+            where=type(model).__name__,
+            found=f"{with_article(type(model).__name__)} without parameters",
+            needed="one parameter at least that requires gradients",
+            do="pass a network with weights",
+        )
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "model: no parameter requires gradients",
             where=type(model).__name__,
-            found=f"{sum(1 for _ in model.parameters())} parameters, all with requires_grad=False",
+            found=f"{count} parameter{'s' if count > 1 else ''}, {'all ' if count > 1 else ''}with requires_grad=False",
             needed="one parameter at least that requires gradients",
             do="call model.requires_grad_() first",
         )

@@ -19,7 +19,14 @@ from graphprune.choosing.automatic import best_plan
 from graphprune.errors import InputError, LoadError
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
-from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
+from graphprune.training.checkpoint import (
+    Folder,
+    checkpoint_folder,
+    fingerprint,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from graphprune.training.distributed import check_accelerator, from_first_process
 from graphprune.training.finetuning import check_gradients_on, finetune
 from graphprune.training.history import History
@@ -27,9 +34,18 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import check_callable, check_flag, check_known, found_value, is_number, shown, with_article
+from graphprune.utils.checks import (
+    as_key,
+    check_callable,
+    check_flag,
+    check_known,
+    found_value,
+    is_number,
+    shown,
+    with_article,
+)
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.files import check_path, delete_folder
+from graphprune.utils.files import delete_folder
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -107,7 +123,7 @@ def prune_iteratively(
         calibration = options.get("calibration")
         targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options), calibration)
         asked = _Asked(schedule, request, options, targets)
-        folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
+        folder = None if checkpoint is None else checkpoint_folder(checkpoint)
         return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
 
 
@@ -126,7 +142,7 @@ def _check_tune(tune: Any) -> None:
     else:
         check_gradients_on("prune_iteratively")
     for name in tune if isinstance(tune, Mapping) else ():
-        check_known("tune", name, inspect.signature(finetune).parameters, key=True)
+        check_known("tune", name, inspect.signature(finetune).parameters, form=as_key)
 
 
 def _check_in_place(returned: object, model: nn.Module) -> None:

@@ -187,7 +187,7 @@ def check_count(name: str, value: object, least: int, what: str = "a whole numbe
         f"{name}: must be {what}, at least {least}, but is {shown(value)}",
         found=found_value(value),
         needed=f"{what}, at least {least}",
-        do=f"pass {name}={max(least, 1)} or more",
+        do=f"pass {name}={least} or more",
     )
 
 
@@ -207,7 +207,9 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
 _MOST_NAMED = 24
 
 
-def check_known(name: str, value: object, known: Iterable[str], others: str = "", key: bool = False) -> str:
+def check_known(
+    name: str, value: object, known: Iterable[str], others: str = "", form: Callable[[str], str] = repr
+) -> str:
     """One of several names.
 
     Args:
@@ -215,7 +217,7 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
         value: that was given.
         known: the names.
         others: what else would do (``", or a function"``).
-        key: the value is a key of the dict that was given.
+        form: how the argument is written with one of the names (:func:`as_key`, :func:`as_entry`).
 
     Raises:
         InputError: the value is none of them.
@@ -231,8 +233,18 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
         f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}",
         found=found_value(value),
         needed=f"one of {needed}{others}",
-        do=f"pass {name}={f'{{{first!r}: ...}}' if key else repr(first)}, or another of these",
+        do=f"pass {name}={form(first)}, or another of these",
     )
+
+
+def as_key(name: str) -> str:
+    """A name as the key of a dict, in advice."""
+    return f"{{{name!r}: ...}}"
+
+
+def as_entry(name: str) -> str:
+    """A name as the entry of a list, in advice."""
+    return f"[{name!r}]"
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:

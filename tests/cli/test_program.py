@@ -354,14 +354,25 @@ def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["slow.py"]
 
 
-@pytest.mark.parametrize("command", ["--help", "inspect network.py:make --input 1,3,8,8"])
-def test_a_reader_that_has_seen_enough_is_no_error(command: str, spec: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("--help", OK),
+        ("plan --help", OK),
+        ("inspect network.py:make --input 1,3,8,8", OK),
+        ("inspect network.py:make --input 1,3,8,8 --json", OK),
+        ("compact network.py:make --input 1,3,8,8 -o slim", FAILED),
+    ],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(command: str, code: int, spec: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{shlex.join(program())} {command} 2> said | true"],
+        ["bash", "-o", "pipefail", "-c", f"{shlex.join(program())} {command} 2> said | true"],
         cwd=Path(spec).parent,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.returncode == OK
+    assert done.returncode == code
+    if code != OK:
+        return
     assert "error" not in (Path(spec).parent / "said").read_text()
 
 

@@ -422,6 +422,43 @@ def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> Non
     assert f"--checkpoint: {slim} is the folder of a slim model" in refused(f"{line} {slim} -o out", capsys)
 
 
+def test_without_targets_the_error_says_that_alpha_is_one(slim: str, capsys: Capture, folder: Path) -> None:
+    (folder / "arrays").mkdir()
+    np.save(folder / "arrays" / "0.npy", np.zeros((3, 8, 8), np.float32))
+    line = f"finetune {slim} --model {SPEC} --data arrays --teacher {SPEC} --epochs 1 --lr 0.01 -o tuned"
+    said = refused(line, capsys, FAILED)
+    assert "Distillation(alpha=1)" in said and "here:   --loss-fn for loss_fn=, --alpha for alpha=" in said
+    data = next(one for one in load_command("finetune").params if one.name == "data")
+    assert "with --teacher and --alpha 1 inputs alone" in data.help
+
+
+def test_a_slim_model_is_not_trained_or_repaired_in_its_place(slim: str, capsys: Capture) -> None:
+    commands = (
+        f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 1 --lr 0.01 -o {slim}",
+        f"repair {SPEC} {slim} --calibration data.py:batches -o {slim}",
+    )
+    for line in commands:
+        said = refused(line, capsys)
+        assert f"-o {slim}: holds a slim model; give another folder, or --force to replace it" in said
+        assert main(f"{line} --force -q".split()) == OK
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        (f"sparsify {SPEC} --amount 0.5 --force -o ./net.py", SPEC),
+        ("sparsify hf:gone --input data.py:batches --amount 0.5 --force -o data.py", "data.py:batches"),
+        (f"finetune {SPEC} --weights net.pt --data data.py:pairs --epochs 1 --lr 1 --force -o net.pt", "net.pt"),
+        (f"plan {SPEC} --ratio 0.5 -o net.py", SPEC),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(line: str, read: str, capsys: Capture, folder: Path) -> None:
+    (folder / "net.pt").write_bytes(b"weights")
+    assert f": is what this command reads ({read}); give another path" in refused(line, capsys)
+    assert (folder / "net.py").read_text() == NETWORK and (folder / "net.pt").read_bytes() == b"weights"
+
+
 def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture, folder: Path) -> None:
     (folder / "arrays").mkdir()
     for number in range(5):
@@ -500,7 +537,22 @@ def test_sparsify(capsys: Capture) -> None:
 
 def test_errors_say_which_options_the_arguments_are_that_they_name(capsys: Capture) -> None:
     said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 0.0001", capsys, FAILED)
-    assert "needed: " in said and "\n  here:   --macs for macs=\n" in said
+    assert "needed: " in said and "\n  here:   --macs for macs=, graphprune inspect SPEC for print(graph)\n" in said
     said = refused(f"sparsify {SPEC} --amount 2:4 -o sparse", capsys, FAILED)
     assert "overrides=" in said and "\n  here:   --skip for skip=\n" in said
     assert "here:" not in refused(f"plan {SPEC} --ratio 0.5 --importance bad.py:scores", capsys, WRONG_USAGE)
+
+
+def test_errors_say_which_commands_the_calls_are_that_they_name(capsys: Capture) -> None:
+    lists, says = "graphprune inspect SPEC for print(graph)", "graphprune explain SPEC NAME for graph.explain(layer)"
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 --overrides zz:frozen", capsys, FAILED)
+    assert f"\n  here:   {lists}\n" in said
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --heads 0.5", capsys, FAILED)
+    assert f"\n  here:   {lists}, {says}\n" in said
+    assert f"\n  here:   {lists}\n" in refused(f"explain {SPEC} nope --input 1,3,8,8", capsys, FAILED)
+
+
+def test_one_is_neither_a_fraction_nor_an_amount(capsys: Capture) -> None:
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 1", capsys)
+    assert "--macs: 1 may be a fraction or an amount; give 1.0 for all of it, or an amount with its unit" in said
+    assert "--budgets: 'macs=1': 1 may be" in refused(f"plan {SPEC} --budgets macs=1", capsys)

@@ -90,6 +90,19 @@ def test_a_folder_of_several_checkpoints(tmp_path):
         load_weights(nn.Linear(3, 2), tmp_path)
 
 
+def test_a_folder_of_checkpoints_of_several_formats(tmp_path):
+    layer = nn.Linear(3, 2)
+    for name in ("first.pt", "first.bin"):
+        torch.save(layer.state_dict(), tmp_path / name)
+    save_file(layer.state_dict(), tmp_path / "first.safetensors")
+    load_weights(nn.Linear(3, 2), tmp_path)
+    (tmp_path / "first.safetensors").rename(tmp_path / "other.safetensors")
+    with pytest.raises(SpecError, match=r"several files of weights .other.safetensors, first.bin, first.pt"):
+        load_weights(nn.Linear(3, 2), tmp_path)
+    save_file(layer.state_dict(), tmp_path / "model.safetensors")
+    load_weights(nn.Linear(3, 2), tmp_path)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "lr": 0.1}])
 def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
