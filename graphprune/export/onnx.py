@@ -363,7 +363,7 @@ def _axes(value: Any) -> Axes:
 
 
 def _comparison(path: Path, program: _TensorProgram, example: DynamicExample, check: bool) -> tuple[float | None, str]:
-    """How far ONNX Runtime's outputs are from the model's at most, if it runs the file; what was not compared, and why."""
+    """How far ONNX Runtime's outputs are from the model's at most, where it runs; what was not compared, and why."""
     if note := _why_not_compared(program, check):
         return None, note
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
