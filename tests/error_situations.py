@@ -242,6 +242,7 @@ add(
     "torch.randn(2, 3, 8, 8)",
 )
 add(INPUTS, "An empty list", "graphprune.trace(model, [])", InputError, "[]", "torch.randn")
+add(INPUTS, "A batch without samples", "graphprune.trace(model, x[:0])", InputError, "[0, 3", "a sample")
 add(
     INPUTS,
     "A dict that is no dict of arguments",
