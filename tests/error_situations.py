@@ -903,6 +903,14 @@ add(
     "gpu",
     "'cuda'",
 )
+add(
+    FILES,
+    "Loading onto a device that is not there",
+    'graphprune.load("slim", Net(), device="xpu:99")',
+    InputError,
+    "xpu",
+    "'cpu'",
+)
 add(FILES, "A plan that is no JSON", 'graphprune.Plan.from_json("0.5")', LoadError, "float", "Plan.to_json()")
 add(
     FILES,
