@@ -194,7 +194,8 @@ def _available(device: torch.device) -> bool:
 
 def _with_reach(graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget) -> ModelFacts:
     """The facts with how much of the dense cost the target leaves, and whether that can be reached."""
-    dense: dict[str, float] = {**graph.cost().counts}
+    cost = graph.cost()
+    dense: dict[str, float] = {kind: cost[kind] for kind in target.budgets if kind != "latency"}
     if facts.timing is not None:
         dense["latency"] = facts.timing.seconds
     known = {kind: spec for kind, spec in target.budgets.items() if kind in dense}
