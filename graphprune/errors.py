@@ -205,7 +205,7 @@ class DamagedTableWarning(UserWarning):
 
 
 class UnreachedWarning(UserWarning):
-    """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
+    """No example ran what uses some parameters, and channels that they may belong to were removed; the message names
     them."""
 
 

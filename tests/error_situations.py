@@ -242,6 +242,7 @@ add(
     "torch.randn(2, 3, 8, 8)",
 )
 add(INPUTS, "An empty list", "graphprune.trace(model, [])", InputError, "[]", "torch.randn")
+add(INPUTS, "A batch without samples", "graphprune.trace(model, x[:0])", InputError, "[0, 3", "a sample")
 add(
     INPUTS,
     "A dict that is no dict of arguments",
@@ -901,6 +902,14 @@ add(
     InputError,
     "gpu",
     "'cuda'",
+)
+add(
+    FILES,
+    "Loading onto a device that is not there",
+    'graphprune.load("slim", Net(), device="xpu:99")',
+    InputError,
+    "xpu",
+    "'cpu'",
 )
 add(FILES, "A plan that is no JSON", 'graphprune.Plan.from_json("0.5")', LoadError, "float", "Plan.to_json()")
 add(

@@ -30,7 +30,8 @@ from graphprune.graph.candidates import candidates
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_callable, check_flag, check_positive, found_value
+from graphprune.utils.checks import check_callable, check_flag, check_positive
+from graphprune.utils.devices import device_named
 from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
@@ -127,15 +128,7 @@ def _device(device: str | torch.device | None, target: AdviceTarget) -> torch.de
     """
     if device is None:
         return torch.device(target.runtime.name) if target.runtime is not None and target.runtime.here else None
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"device: {device!r} is none",
-            found=found_value(device),
-            needed="a device that torch.device knows",
-            do="give 'cpu', 'cuda' or another of torch's",
-        ) from error
+    return device_named(device)
 
 
 @contextmanager
@@ -201,7 +194,8 @@ def _available(device: torch.device) -> bool:
 
 def _with_reach(graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget) -> ModelFacts:
     """The facts with how much of the dense cost the target leaves, and whether that can be reached."""
-    dense: dict[str, float] = {**graph.cost().counts}
+    cost = graph.cost()
+    dense: dict[str, float] = {kind: cost[kind] for kind in target.budgets if kind != "latency"}
     if facts.timing is not None:
         dense["latency"] = facts.timing.seconds
     known = {kind: spec for kind, spec in target.budgets.items() if kind in dense}

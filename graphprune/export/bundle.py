@@ -35,7 +35,8 @@ from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, 
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import check_flag, found_value
+from graphprune.utils.checks import check_flag
+from graphprune.utils.devices import device_with_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.global_state import leaves_torch_alone
@@ -141,6 +142,7 @@ def load(
         trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
     Raises:
+        InputError: ``device`` is none, or is not there.
         LoadError: files are missing, damaged or of another architecture, or ``model`` or ``trust_factory`` is needed.
 
     Warns:
@@ -148,7 +150,7 @@ def load(
     """
     folder = check_path("directory", directory)
     check_flag("trust_factory", trust_factory)
-    where = _device(device)
+    where = device_with_values(device)
     if model is not None:
         check_model(model)
     versions = bundle_versions(folder)
@@ -312,26 +314,6 @@ def _write(folder: Path, manifest: Manifest, plans: tuple[Plan, ...], tensors: d
 
 
 # ---------------------------------------------------------------- reading
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"device: {device!r} is none ({str(error).splitlines()[0]})",
-            found=found_value(device),
-            needed="a device that torch.device knows",
-            do="pass device='cpu' or device='cuda'",
-        ) from error
-    if found.type == "meta":
-        raise InputError(
-            "device: a model on meta has no weights",
-            found="the device meta",
-            needed="a device with memory",
-            do="pass the device on which the model is to run, such as device='cpu'",
-        )
-    return found
 
 
 def _read_plans(version: Path, files: Mapping[str, Path], manifest: Manifest) -> tuple[Plan, ...]:

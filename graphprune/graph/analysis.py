@@ -182,7 +182,7 @@ class Analysis:
     @property
     def costs(self) -> CostModel:
         """The cost of any choice of channels, in all kinds that are registered by now."""
-        if self._costs is None or self._costs.kinds != tuple(kind.name for kind in counted_kinds()):
+        if self._costs is None or self._costs.counted != counted_kinds():
             self._costs = self.costs_without(())
         return self._costs
 

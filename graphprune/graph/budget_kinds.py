@@ -19,7 +19,7 @@ from graphprune.rules.labels import ParameterAxis, parameter_axes
 from graphprune.rules.macs import SizeFactor
 from graphprune.rules.registry import macs_of
 from graphprune.tracing.places import raised_at
-from graphprune.utils.checks import check_callable, check_positive, check_type, shown
+from graphprune.utils.checks import check_callable, check_positive, check_type, is_defined_again, shown
 from graphprune.utils.modules import is_parameter
 
 Factor = SizeFactor | ParameterAxis
@@ -93,7 +93,7 @@ class BudgetKind:
             where=where,
             found=found,
             needed="pairs of a whole number and sizes: each (node, dim) of a node with a shape, or a ParameterAxis",
-            do=f"correct the function that graphprune.budget_kind({self.name!r}, ...) registered: all plans count it",
+            do=f"correct the function, and register it again by graphprune.budget_kind({self.name!r}, ...)",
         )
 
 
@@ -115,7 +115,8 @@ def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: st
         return [(1, [(node, dim) for dim in range(len(node.meta["shape"]))]) for node in made]
 
     Raises:
-        InputError: the name is taken, or is no Python identifier, or an argument is of another kind.
+        InputError: the name is taken, or is no Python identifier, or an argument is of another kind. A function that
+            is defined again (the cell of a notebook that is run twice) takes the place of the earlier one.
     """
     check_type("units", units, Mapping, "factors by unit, such as {'': 1.0, 'M': 1e6}")
     for unit, factor in units.items():
@@ -133,10 +134,12 @@ def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: st
 
 
 def _add(kind: BudgetKind) -> None:
-    if not kind.name.isidentifier() or kind.name in BUDGET_KINDS:
-        taken = "is taken" if kind.name in BUDGET_KINDS else "is no name of an argument"
+    known = BUDGET_KINDS.get(kind.name)
+    taken = known is not None and not is_defined_again(kind.count, known.count)
+    if taken or not kind.name.isidentifier():
+        wrong = "is taken" if taken else "is no name of an argument"
         raise InputError(
-            f"name: {kind.name!r} {taken}",
+            f"name: {kind.name!r} {wrong}",
             found=f"{kind.name!r}; there are {', '.join(BUDGET_KINDS)}",
             needed="a name that could be an argument, and that no other kind has",
             do="give the budget kind another name",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor, fx
 
+from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
@@ -31,11 +32,16 @@ class Cost(Printed):
     Attributes:
         counts: by budget kind: ``macs`` (1 MAC = one multiply-add) of the traced input, ``params``, ``bytes`` of
             parameters and buffers, and whatever kinds are registered (:func:`graphprune.budget_kind`).
+        uncounted: by kind, the error of a function of a user's that does not count it, which is raised where the kind
+            is asked for.
     """
 
     counts: Mapping[str, int]
+    uncounted: Mapping[str, InputError] = field(default_factory=dict, compare=False)
 
     def __getitem__(self, kind: str) -> int:
+        if kind in self.uncounted:
+            raise _again(self.uncounted[kind])
         return self.counts[kind]
 
     @property
@@ -58,8 +64,16 @@ class Cost(Printed):
 
     def _parts(self) -> Iterator[str]:
         others = [f"{n:,} {kind}" for kind, n in self.counts.items() if kind not in ("macs", "params", "bytes")]
+        others += [f"{kind} not counted ({error.what})" for kind, error in self.uncounted.items()]
         macs, params, size = _millions(self.macs, 1), _millions(self.params, 2), _millions(self.bytes, 1, "B")
         yield ", ".join([f"{macs} MACs", f"{params} parameters", size, *others])
+
+
+def _again(error: InputError) -> InputError:
+    """The same error, to be raised where a user asks once more."""
+    again = InputError(error.what, where=error.place, found=error.found, needed=error.needed, do=error.do)
+    again.__cause__ = error.__cause__
+    return again
 
 
 def _millions(number: int, digits: int, unit: str = "") -> str:
@@ -109,6 +123,9 @@ class CostModel:
         units: its units.
         nodes: what evaluation runs of the trace; what only training runs costs no MACs.
         tensors: the parameters and buffers by name.
+
+    Attributes:
+        counted: the kinds that were registered when it was made; ``kinds``: those of them that could be counted.
     """
 
     def __init__(
@@ -118,8 +135,13 @@ class CostModel:
         self._units = units
         self._shapes = {name: tensor.shape for name, tensor in tensors}
         self._rows: dict[int, tuple[Sequence[Factor], int, list[int]]] = {}
-        counted = Counted(nodes, tensors)
-        self.terms = {kind.name: self._terms(kind.products(counted)) for kind in counted_kinds()}
+        self.counted, self.terms = counted_kinds(), dict[str, Terms]()
+        self._uncounted: dict[str, InputError] = {}
+        for kind in self.counted:
+            try:
+                self.terms[kind.name] = self._terms(kind.products(Counted(nodes, tensors)))
+            except InputError as error:  # of a user's function; raised where the kind is asked for
+                self._uncounted[kind.name] = error
         used = np.unique(np.concatenate([terms.dims.ravel() for terms in self.terms.values()]))
         self._needs = self.dimensions.needs(used)
 
@@ -158,6 +180,16 @@ class CostModel:
         """What is counted, in the order of :meth:`vector`."""
         return tuple(self.terms)
 
+    def number(self, kind: str) -> int:
+        """Where :meth:`vector` has a kind.
+
+        Raises:
+            InputError: it could not be counted.
+        """
+        if kind in self._uncounted:
+            raise _again(self._uncounted[kind])
+        return self.kinds.index(kind)
+
     @property
     def dense_counts(self) -> Ids:
         """How many entries every dimension has when nothing is gone. [dimensions]"""
@@ -173,7 +205,7 @@ class CostModel:
         return self._cost(self.dimensions.counts(alive))
 
     def _cost(self, counts: Ids) -> Cost:
-        return Cost({kind: int(terms.values(counts).sum()) for kind, terms in self.terms.items()})
+        return Cost({kind: int(terms.values(counts).sum()) for kind, terms in self.terms.items()}, self._uncounted)
 
     def vector(self, living: Living) -> Scores:
         """The cost as floats, in the order of ``kinds``."""

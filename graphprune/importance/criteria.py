@@ -15,7 +15,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
 from graphprune.utils.arrays import Scores
-from graphprune.utils.checks import check_callable, check_known, found_value, name_of, with_article
+from graphprune.utils.checks import check_callable, check_known, found_value, is_defined_again, name_of, with_article
 
 Importance = Callable[[Group, Context], Tensor]
 """``(group, context) -> scores [units]``, higher for units that matter more."""
@@ -96,7 +96,8 @@ def criterion(
         A decorator that returns the function unchanged.
 
     Raises:
-        InputError: ``name`` is not a string, is empty, is ``"auto"``, or is the name of another criterion.
+        InputError: ``name`` is not a string, is empty, is ``"auto"``, or is the name of another criterion. A function
+            that is defined again (the cell of a notebook that is run twice) takes the place of the earlier one.
     """
     if not isinstance(name, str) or not name:
         raise InputError(
@@ -115,8 +116,8 @@ def criterion(
         )
 
     def register(function: F) -> F:
-        if name in CRITERIA:
-            known = CRITERIA[name].score
+        known = CRITERIA[name].score if name in CRITERIA else None
+        if known is not None and not is_defined_again(function, known):
             raise InputError(
                 f"name: {name!r} is a criterion already: {known.__module__}.{name_of(known)}",
                 where=f"{known.__module__}.{name_of(known)}",

@@ -17,7 +17,7 @@ from graphprune.graph.groups import Group
 from graphprune.planning.removal_paths import RemovalPath
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.arrays import Scores
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import is_defined_again, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,11 @@ def allocation(name: str, help: str) -> Callable[[Priority], Priority]:
     """Register a priority under a name that ``plan(allocation=...)`` takes.
 
     Raises:
-        InputError: the name is taken.
+        InputError: the name is that of another one. What is defined again takes the place of the earlier one.
     """
 
     def register(priority: Priority) -> Priority:
-        if name in ALLOCATIONS:
+        if name in ALLOCATIONS and not is_defined_again(priority, ALLOCATIONS[name].priority):
             raise InputError(
                 f"name: the allocation {name!r} is registered already",
                 found=f"the name {name!r}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import floor
 
 from torch import Tensor
@@ -24,13 +24,26 @@ SHOWN = 3
 
 def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan) -> None:
     """Warn of everything that was asked for and of which the plan removes nothing."""
-    for asked, choices in _requests(graph, options, plan):
-        if not any(choice.removed for choice in choices):
-            _warn("\n  ".join([f"{asked}: nothing is removed; {_hint(options, choices)}", *_shown(choices)]))
+    blocks = plan.requested.get(REMOVABLE, len(graph.blocks)) if options.depth else 0
+    warn_of_empty_choices(graph, options, plan.choices, blocks)
+
+
+def warn_of_empty_choices(graph: Analysis, options: PruningOptions, choices: Sequence[Choice], blocks: int) -> None:
+    """Warn of everything that was asked for and of which nothing is removed.
+
+    Args:
+        graph: the analyzed model.
+        options: what was asked for.
+        choices: what is removed of each group.
+        blocks: of how many blocks ``depth=`` leaves some out.
+    """
+    left_out = floor((options.depth or 0.0) * blocks + 1e-9)
+    for asked, named in _requests(graph, options, choices, left_out):
+        if not any(choice.removed for choice in named):
+            _warn("\n  ".join([f"{asked}: nothing is removed; {_hint(options, named)}", *_shown(named)]))
     for asked in _beyond_all_groups(graph, options):
         _warn(asked)
-    blocks = plan.requested.get(REMOVABLE, len(graph.blocks)) if options.depth else 0
-    if options.depth and not floor(options.depth * blocks + 1e-9):
+    if options.depth and not left_out:
         _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
 
 
@@ -63,13 +76,15 @@ def _warn(message: str, category: type[Warning] = NothingRemovedWarning) -> None
     warnings.warn(message, category, stacklevel=frames_of_this_package())
 
 
-def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[tuple[str, list[Choice]]]:
+def _requests(
+    graph: Analysis, options: PruningOptions, choices: Sequence[Choice], left_out: int
+) -> Iterator[tuple[str, list[Choice]]]:
     """What something is to be removed for, in words, and the groups that it names."""
-    by_name = {choice.group: choice for choice in plan.choices}
+    by_name = {choice.group: choice for choice in choices}
     budgets = {kind: spec for kind, spec in options.budget_specs.items() if spec != 1.0}
     everything = budgets | ({"ratio": options.ratio} if options.ratio else {})
-    if everything and not plan.skipped:
-        yield ", ".join(f"{name}={value}" for name, value in everything.items()), list(plan.choices)
+    if everything and not left_out:
+        yield ", ".join(f"{name}={value}" for name, value in everything.items()), list(choices)
     for role, ratio in options.role_ratios.items():
         if ratio:
             yield f"{role}={ratio:g}", [by_name[group.name] for group in graph.units.groups if group.asked_by(role)]

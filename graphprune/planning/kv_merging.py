@@ -191,7 +191,7 @@ def _tried(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> _Fittin
     kept = {axis.parameter: {axis.dim: index[0]} for axis, index in entries_of.items()}
     others = {axis.parameter: {axis.dim: tuple(index[1:])} for axis, index in entries_of.items()}
     before, after = graph.costs.dense, merged.costs.dense
-    costs = {kind: (before[kind], after[kind]) for kind in before.counts}
+    costs = {kind: (before[kind], after[kind]) for kind in before.counts if kind in after.counts}
     return _Fitting(candidate, replace(plan, kept=kept, merged=others, costs=costs))
 
 

@@ -147,7 +147,7 @@ class CountedBudgets:
 
     def __init__(self, costs: CostModel, budgets: list[Budget], latency: PredictedLatency | None) -> None:
         self._costs = costs
-        self._rows = [costs.kinds.index(b.kind) for b in budgets]
+        self._rows = [costs.number(b.kind) for b in budgets]
         self._latency = latency
         self.budgets = [*budgets, *([latency.budget] if latency else [])]
 
@@ -191,5 +191,5 @@ def budget_costs(
         latency: see :class:`PredictedLatency`.
     """
     whole = dense.dense
-    counted = {kind: spec for kind, spec in given.items() if kind in dense.kinds}
+    counted = {kind: spec for kind, spec in given.items() if BUDGET_KINDS[kind].count is not None}
     return CountedBudgets(costs, parse_budgets(counted, lambda kind: float(whole[kind])), latency)

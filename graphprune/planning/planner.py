@@ -330,7 +330,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
     shapes = known_shapes(own, kept, setup.graph.trace.modules)
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}
     before, after = setup.graph.costs.dense, setup.costs.at(selection.alive)
-    costs = {kind: (before[kind], after[kind]) for kind in before.counts}
+    costs = {kind: (before[kind], after[kind]) for kind in before.counts if kind in after.counts}
     asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
     return Plan(
         kept,

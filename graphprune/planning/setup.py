@@ -14,7 +14,7 @@ from torch import nn
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.blocks import hindrance
+from graphprune.graph.blocks import Block, hindrance
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.cost import CostModel
@@ -219,12 +219,22 @@ def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScor
     Raises:
         PlanError: there is none.
     """
-    blocks = [block for block in graph.blocks if not counts_tokens(graph.model, [block.path])]
-    if not blocks:
-        raise no_block(graph, options)
+    blocks = removable_blocks(graph, options)
     weight = influence(scores.model, blocks, scores.context.statistics)
     least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(graph.blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
+
+
+def removable_blocks(graph: Analysis, options: PruningOptions) -> list[Block]:
+    """The blocks of which ``depth=`` leaves some out.
+
+    Raises:
+        PlanError: there is none.
+    """
+    blocks = [block for block in graph.blocks if not counts_tokens(graph.model, [block.path])]
+    if not blocks:
+        raise no_block(graph, options)
+    return blocks
 
 
 def no_block(graph: Analysis, options: PruningOptions) -> PlanError:

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.pruning.added_tensors import warn_of_added_tensors
 from graphprune.pruning.fits import check_fits, check_sizes, has_size
 from graphprune.pruning.later_tensors import empty_later_tensors, later_tensors
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
@@ -150,13 +151,15 @@ class Plan(Printed):
 
         Warns:
             SharedMemoryWarning: parameters are views of one memory, and are separate in the slim model.
+            UnreachedWarning: the model has gained parameters that may belong to channels that are removed.
         """
         check_model(model)
         check_flag("inplace", inplace)
-        slim = self._applied(uncompiled(model), inplace)
+        slim = self._applied(uncompiled(model), inplace, replayed=False)
         return model if inplace else compiled_as(model, slim)
 
-    def _applied(self, model: nn.Module, inplace: bool) -> nn.Module:
+    def _applied(self, model: nn.Module, inplace: bool, replayed: bool) -> nn.Module:
+        """See :meth:`apply`; ``replayed``: all tensors are compared with what was saved afterwards."""
         modules = named_modules(model)
         check_tensors(modules)
         model = resident(model, inplace, modules)
@@ -164,6 +167,8 @@ class Plan(Printed):
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
         warn_of_shared_memory(own, self.kept)
+        if not replayed:
+            warn_of_added_tensors(own, self.shapes, self.kept, self.skipped)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         if later_tensors(own, self.shapes):
             empty_later_tensors(slim, self.shapes)
@@ -351,6 +356,13 @@ class Plan(Printed):
             zeroed=found.zeroed,
             results=found.results,
         )
+
+
+@leaves_torch_alone
+def replay(plan: Plan, model: nn.Module) -> None:
+    """Apply a saved plan to the model itself, all tensors of which are compared with what was saved."""
+    check_model(model)
+    plan._applied(uncompiled(model), inplace=True, replayed=True)
 
 
 def slim_on_meta(plan: Plan, model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import LoadError, PlanError
-from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.plan import Plan, plans_of, replay
 from graphprune.pruning.rewrite import reshape_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.deepcopy import copy_module
@@ -78,7 +78,7 @@ def replayed_without_data(
         if reshaping and number:
             reshape_tensors(copy, plan.shapes)
         try:
-            copy = plan.apply(copy, inplace=True)
+            replay(plan, copy)
         except PlanError as error:
             raise (_changed_between(number, error, what) if number else _of_another(model, error, what)) from error
     return copy

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.budget_kinds import BudgetKind, Counted, counted_kinds
+from graphprune.graph.budget_kinds import BudgetKind, Counted
 from graphprune.pruning.plan import Plan
 from graphprune.report.frozen_shares import FreeShares, FrozenReason, free_shares, frozen_reasons
 from graphprune.report.measured import MeasuredResults
@@ -95,7 +95,7 @@ def page_data(graph: Analysis, plan: Plan | None, measured: MeasuredResults) -> 
         PlanError: the plan is for another model.
     """
     tree = ModuleTree(graph)
-    costs = [_cost_sum(graph, tree, kind) for kind in counted_kinds()]
+    costs = [_cost_sum(graph, tree, kind) for kind in graph.costs.counted if kind.name in graph.costs.terms]
     ranges = ratio_ranges(graph)
     return PageData(
         title=type(graph.model).__name__,

@@ -18,7 +18,7 @@ from graphprune.rules.norm import Norm, NormCall
 from graphprune.rules.samples import Sample
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Shape
-from graphprune.utils.checks import found_value, shown
+from graphprune.utils.checks import found_value, is_defined_again, shown
 from graphprune.utils.operators import Args
 
 RuleFunction = Callable[..., Any]
@@ -215,7 +215,8 @@ def rule(
 
     Raises:
         RuleError: what is given is no operator, it has a rule already, no list of samples is given, or an operator with
-            ``matmul`` has several results.
+            ``matmul`` has several results. A function that is defined again (the cell of a notebook that is run twice)
+            takes the place of the earlier one.
     """
     overloads = [overload_of(op) for op in ops]
     _check_samples(ops[0], samples)
@@ -227,7 +228,7 @@ def rule(
             function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, sums, frozenset(traits)
         )
         for op in overloads:
-            _check_new(op)
+            _make_room(op, function)
             table: MutableMapping[Any, Rule] = PENDING if isinstance(op, str) else RULES
             table[op] = record
         return function
@@ -235,13 +236,18 @@ def rule(
     return register
 
 
-def _check_new(op: OpOverload | str) -> None:
-    """Raise a RuleError if an operator has a rule, under its name or as it is."""
-    if isinstance(op, str):
-        known = PENDING.get(op) or next((RULES[other] for other in RULES if other.name() == op), None)
-    else:
-        known = RULES.get(op) or PENDING.get(op.name())
-    if known is not None:
+def _make_room(op: OpOverload | str, function: RuleFunction) -> None:
+    """Forget what the same definition registered when it ran before, under an operator's name or as it is.
+
+    Raises:
+        RuleError: the operator has a rule by another definition, or by this very function.
+    """
+    name = op if isinstance(op, str) else op.name()
+    loaded = [other for other in RULES if other.name() == op] if isinstance(op, str) else [op] if op in RULES else []
+    known = RULES[loaded[0]] if loaded else PENDING.get(name)
+    if known is None:
+        return
+    if known.function is function or not is_defined_again(function, known.function):
         raise RuleError(
             f"{op} has a rule already: {known.function.__qualname__}",
             where=str(op),
@@ -249,6 +255,9 @@ def _check_new(op: OpOverload | str) -> None:
             needed="one rule for each operator",
             do="leave the second one out",
         )
+    PENDING.pop(name, None)
+    for other in loaded:
+        del RULES[other]
 
 
 def _check_samples(op: Any, samples: Any) -> None:

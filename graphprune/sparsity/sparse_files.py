@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.errors import InputError, LoadError, SaveError
-from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.plan import Plan, plans_of, replay
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.sparsity.gap_coding import Bytes
@@ -383,7 +383,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], data: Sequence[Mapping[
     other = f"pass the model that was saved in {file}, or the dense one that it was made from"
     check_same_tensors(f"model: this {type(model).__name__}", own, state, "file", other)
     for plan in left:
-        plan.apply(model, inplace=True)
+        replay(plan, model)
     model.load_state_dict(dict(state))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -78,7 +78,7 @@ def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
         example_inputs: as for :func:`graphprune.trace`.
 
     Raises:
-        InputError: something is no example, or the list is empty.
+        InputError: something is no example, the list is empty, or no example holds a sample.
 
     >>> calls_of([{"x": torch.zeros(1, 8), "task": "depth"}, MethodCall("decode", torch.zeros(1, 2))])
     (MethodCall('forward', x=f32[1, 8], task='depth'), MethodCall('decode', f32[1, 2]))
@@ -90,9 +90,32 @@ def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
             needed="one example at least: a tensor, a tuple or a dict",
             do="pass example_inputs=torch.randn(1, 3, 224, 224), or a list of several examples",
         )
-    if not isinstance(example_inputs, list) or all(type(value) is int for value in example_inputs):
-        return (_call_of(example_inputs),)  # integers are no examples: a shape by mistake
-    return tuple(map(_call_of, example_inputs))
+    several = isinstance(example_inputs, list) and not all(type(value) is int for value in example_inputs)
+    calls = tuple(map(_call_of, example_inputs if several else [example_inputs]))  # integers: a shape by mistake
+    if all(map(_holds_no_sample, calls)):
+        raise _no_samples(calls)
+    return calls
+
+
+def _holds_no_sample(call: MethodCall) -> bool:
+    """Is the batch empty, and all else too? Torch computes something else then, as a batch norm without statistics.
+
+    One input without entries beside others (no boxes, an empty cache) is none, and neither is a prompt of no tokens.
+    """
+    given = [tensor for tensor in call.tensors if tensor.ndim]
+    return not any(tensor.numel() for tensor in given) and any(not tensor.shape[0] for tensor in given)
+
+
+def _no_samples(calls: Sequence[MethodCall]) -> InputError:
+    return InputError(
+        "example_inputs: holds no samples",
+        found=", ".join(describe((*call.args, *call.kwargs.values())) for call in calls)[:_LONGEST],
+        needed="a batch of one sample or more",
+        do="pass example_inputs with a sample, such as the first batch of a loader, or torch.randn(1, ...)",
+    )
+
+
+_LONGEST = 200
 
 
 def _call_of(example: Any) -> MethodCall:

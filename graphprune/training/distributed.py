@@ -186,12 +186,26 @@ def processes_for(model: nn.Module, accelerator: Any, precision: str) -> Process
     """Alone without an accelerator.
 
     Raises:
-        InputError: the precision is unknown, or the accelerator's business.
+        InputError: the precision is unknown, the accelerator's business, or none for these weights.
     """
-    if accelerator is None:
-        return Alone(model, precision)
     check_accelerator(accelerator)
-    return Accelerated(model, accelerator, precision)
+    found = Alone(model, precision) if accelerator is None else Accelerated(model, accelerator, precision)
+    if found.scaler is not None:
+        _check_scalable(model, "precision='fp16'" if accelerator is None else "Accelerator(mixed_precision='fp16')")
+    return found
+
+
+def _check_scalable(model: nn.Module, asked: str) -> None:
+    """Raise an InputError if gradients of weights in float16 would have to be scaled back, which torch refuses."""
+    half = next((name for name, p in model.named_parameters() if p.requires_grad and p.dtype is torch.float16), None)
+    if half is not None:
+        raise InputError(
+            f"precision: {asked} needs weights in float32, but {half} is in float16",
+            where=half,
+            found="a parameter in torch.float16 that is trained",
+            needed="weights in float32, which mixed precision turns into float16 where that is enough",
+            do="call model.float() first, or train without mixed precision",
+        )
 
 
 def check_accelerator(accelerator: Any) -> None:

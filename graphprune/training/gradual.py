@@ -84,6 +84,9 @@ class GradualPruner(Printed):
 
     Raises:
         InputError, PlanError: there is no such plan, or no such pruning amid training: ``importance="auto"``.
+
+    Warns:
+        NothingRemovedWarning, UnreachedWarning: in the end, as for :meth:`graphprune.ChannelGraph.plan`.
     """
 
     @takes_options

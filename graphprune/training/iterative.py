@@ -96,6 +96,9 @@ def prune_iteratively(
         InputError: an argument is not what is needed.
         PlanError: a round cannot be planned; what the rounds before gave is in the checkpoint.
         LoadError: the checkpoint is damaged, or of another run.
+
+    Warns:
+        NothingRemovedWarning, UnreachedWarning: in the end, as for :meth:`graphprune.ChannelGraph.plan`.
     """
     if max_drop is not None and evaluate is None:
         raise InputError(

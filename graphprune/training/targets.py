@@ -23,10 +23,14 @@ from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.groups import Group
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits
+from graphprune.planning.empty_requests import warn_of_empty_choices
 from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.setup import no_block, removable_blocks
+from graphprune.planning.unreached import warn_of_unreached
+from graphprune.pruning.plan import Plan
 from graphprune.training.schedules import Schedule, of_present, remaining_at, total_at
 from graphprune.utils.checks import with_article
 from graphprune.utils.typed_json import Count, Positive, convert_data
@@ -103,6 +107,9 @@ class PruningTargets:
 
         Raises:
             InputError, PlanError: there is no such plan.
+
+        Warns:
+            NothingRemovedWarning, UnreachedWarning: as for that plan.
         """
         if isinstance(options.get("calibration"), Iterator):
             raise InputError(
@@ -123,9 +130,12 @@ class PruningTargets:
         costs = graph.cost()
         asked = {} if timed else request.budget_specs
         dense = {kind: float(costs[kind]) for kind in asked}
-        blocks = _removable(graph, request.allocation) if request.depth else 0
+        blocks = _blocks_to_choose_from(graph, request) if request.depth else 0
+        plan = _plan_of_counts(graph, request, options)
+        warn_of_empty_choices(graph, request, plan.choices, blocks)
+        warn_of_unreached(graph, plan)
         return PruningTargets(
-            groups=_goals(graph, request, options),
+            groups=_goals(graph, request, plan),
             ratio=request.ratio if request.searched else None,
             dense=dense,
             budgets={b.kind: min(b.limit, dense[b.kind]) for b in parse_budgets(asked, dense.__getitem__)},
@@ -203,10 +213,25 @@ def _removable(graph: ChannelGraph, allocation: object) -> int:
     return len(DepthUnits.of(graph)) if allocation == SEARCHED else len(graph.blocks)
 
 
-def _goals(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, GroupTarget]:
+def _blocks_to_choose_from(graph: ChannelGraph, request: PruningOptions) -> int:
+    """How many of them there are.
+
+    Raises:
+        PlanError: there is none that can be left out.
+    """
+    if request.allocation != SEARCHED:
+        removable_blocks(graph, request)
+    found = _removable(graph, request.allocation)
+    if not found:
+        raise no_block(graph, request)
+    return found
+
+
+def _goals(graph: ChannelGraph, request: PruningOptions, plan: Plan) -> dict[str, GroupTarget]:
     groups = graph.units.groups
     limits = group_limits(groups, request.overrides, request.role_ratios, request.limits, graph.model)
-    kept = _kept(graph, request, options)
+    searched = request.searched and request.latency is None
+    kept = None if searched else {choice.group: choice.kept for choice in plan.choices}
     return {g.name: _goal(g, limit, kept) for g, limit in zip(groups, limits, strict=True)}
 
 
@@ -217,24 +242,19 @@ def _goal(group: Group, limit: Limit, kept: Mapping[str, int] | None) -> GroupTa
     return GroupTarget(group.units, own, limit.least, limit.multiple)
 
 
-def _kept(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, int] | None:
-    """How many units of each group the plan of the dense model keeps; None if that is left to searches on the way.
+def _plan_of_counts(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> Plan:
+    """A plan of the dense model that keeps as many units of each group as are asked for, or within the budgets.
 
-    Which of them are kept does not matter here, so they are drawn. The search is made to see that it finds something.
+    Which of them are kept does not matter here, so they are drawn. A search is made to see that it finds something.
     """
     if request.latency is not None:
-        return {
-            choice.group: choice.kept
-            for choice in choose_plan(graph, PruningOptions.of(request.ratio, options)).choices
-        }
+        return choose_plan(graph, PruningOptions.of(request.ratio, options))
     drawn: dict[str, Any] = {**options, "importance": "random", "calibration": None, "loss_fn": None}
     if request.allocation == SEARCHED:  # which starts from one that needs no data
         drawn = {name: value for name, value in drawn.items() if name not in _OF_SEARCHES} | {"allocation": STARTS[0]}
     if request.searched:
-        choose_plan(graph, PruningOptions.of(request.ratio, drawn))
-        return None
-    asked = PruningOptions.of(request.ratio or 0.0, drawn | {"depth": None})
-    return {choice.group: choice.kept for choice in choose_plan(graph, asked).choices}
+        return choose_plan(graph, PruningOptions.of(request.ratio, drawn))
+    return choose_plan(graph, PruningOptions.of(request.ratio or 0.0, drawn | {"depth": None}))
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,12 @@ def name_of(function: object) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+def is_defined_again(function: object, known: object) -> bool:
+    """Is it what a definition gave when it ran once more: the cell of a notebook, or a module that was loaded again?"""
+    places = [(getattr(one, "__module__", None), getattr(one, "__qualname__", None)) for one in (function, known)]
+    return None not in places[0] and places[0] == places[1]
+
+
 def check_fraction(
     name: str, value: object, what: str = "a fraction", *, zero: bool = True, one: bool = False
 ) -> float:

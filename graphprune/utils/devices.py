@@ -1,4 +1,4 @@
-"""Models on devices that cannot compute what scores and repair need."""
+"""Devices that are named, and models on those that cannot compute what scores and repair need."""
 
 from __future__ import annotations
 
@@ -8,11 +8,56 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import InputError
+from graphprune.utils.checks import found_value
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, tables
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Types of devices without float64, in which sums over batches and parameters are kept."""
+
+
+def device_named(device: str | torch.device) -> torch.device:
+    """The device that is meant, which need not be there.
+
+    Raises:
+        InputError: torch knows none of this name.
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"device: {device!r} is none",
+            found=f"{found_value(device)}\n{str(error).splitlines()[0]}",
+            needed="a device that torch.device knows",
+            do="pass device='cpu' or device='cuda'",
+        ) from error
+
+
+def device_with_values(device: str | torch.device) -> torch.device:
+    """The device that is meant, on which this machine can make tensors that hold values.
+
+    Raises:
+        InputError: torch knows none of this name, it is ``meta``, or it is not there.
+    """
+    found = device_named(device)
+    if found.type == "meta":
+        raise InputError(
+            "device: meta holds no values",
+            found="the device meta",
+            needed="a device with memory",
+            do="pass the device on which the model is to run, such as device='cpu'",
+        )
+    try:
+        torch.empty(0, device=found)
+    except Exception as error:  # of any type: each kind of device has its own
+        raise InputError(
+            f"device: {found} is not there",
+            found=f"{found_value(device)}\n{type(error).__name__}: {str(error).splitlines()[0]}",
+            needed="a device that this machine has, and this version of torch can use",
+            do="pass device='cpu'",
+        ) from error
+    return found
 
 
 def with_float64(model: nn.Module, own: Tables | None = None) -> nn.Module:

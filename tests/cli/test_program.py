@@ -224,6 +224,7 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
         ("advise net.py:make --target macs=0", "must be a fraction of what the model costs now"),
         ("advise net.py:make --target cpu,macs=2", "--target: macs: 2 is neither a fraction nor an amount"),
         ("advise net.py:make --device banana", "--device: 'banana' is none; give cpu"),
+        ("advise net.py:make --device cuda:99", "--device: cuda:99 is not there; give cpu"),
         ("sparsify x --amount 1.5 -o a.sparse", "--amount: must be a fraction from 0 to 1, or a number of weights"),
         ("sparsify x --amount -1 -o a.sparse", "--amount: must be a fraction from 0 to 1, or a number of weights"),
         ("sparsify x --amount 0.5 -o dense.json", "dense.json: exists; give another path, or --force"),

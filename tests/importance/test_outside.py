@@ -132,6 +132,24 @@ def test_two_criteria_of_one_name() -> None:
     assert CRITERIA["l2"] is known
 
 
+def ranked_by(sign: int) -> Callable[[graphprune.Group, Context], Tensor]:
+    """What the cell of a notebook defines, each time that it is run."""
+
+    def ranks(group: graphprune.Group, context: Context) -> Tensor:
+        return sign * torch.arange(float(group.units))
+
+    return ranks
+
+
+def test_a_criterion_that_is_defined_again_takes_the_place_of_the_earlier_one() -> None:
+    graph = graphprune.trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
+    for sign, gone in ((1, (0, 1)), (-1, (2, 3))):
+        graphprune.criterion("ranks")(ranked_by(sign))
+        assert graph.plan(0.5, importance="ranks").choices[0].removed == gone
+    with pytest.raises(InputError, match="'ranks' is a criterion already"):
+        graphprune.criterion("ranks")(rising)
+
+
 def test_a_decorator_without_a_name() -> None:
     with pytest.raises(InputError, match=r'name: must be a string that is not empty, as in @criterion\("mine"\)'):
         graphprune.criterion(rising)  # type: ignore[arg-type]

@@ -169,8 +169,13 @@ def test_a_budget_kind_that_is_registered_later_is_counted(request: pytest.Fixtu
 def test_what_counts_a_budget_kind_is_named_where_it_fails(count: Any, found: str) -> None:
     graphprune.budget_kind("wrong", units={"": 1.0}, example="20", help="wrong")(count)
     try:
-        with pytest.raises(InputError, match=r"wrong: the function that counts this budget kind") as error:
-            graphprune.trace(net(), torch.randn(2, 6)).plan(macs=0.5)
+        graph = graphprune.trace(net(), torch.randn(2, 6))
+        for asked in (lambda: graph.plan(wrong=0.5), lambda: graph.cost()["wrong"]):
+            with pytest.raises(InputError, match=r"wrong: the function that counts this budget kind") as error:
+                asked()
+        plan = graph.plan(macs=0.5)
+        assert "wrong" not in plan.costs and graph.cost(plan).macs <= graph.cost().macs / 2
+        assert "wrong not counted (wrong: the function that counts" in str(graph)
     finally:
         del BUDGET_KINDS["wrong"]
     assert found in str(error.value)
@@ -184,6 +189,29 @@ def test_a_budget_kind_of_wrong_arguments_is_not_registered(arguments: dict[str,
     with pytest.raises(InputError, match=next(iter(arguments))):
         graphprune.budget_kind("wrong", **given)(lambda counted: [])
     assert "wrong" not in BUDGET_KINDS
+
+
+def counted_as(times: int) -> Any:
+    """What the cell of a notebook defines, each time that it is run."""
+
+    def entries(counted: Any) -> list[Any]:
+        return [(times, [(counted.nodes[-1], 0)])]
+
+    return entries
+
+
+def test_a_budget_kind_that_is_defined_again_takes_the_place_of_the_earlier_one() -> None:
+    register = graphprune.budget_kind("entries", units={"": 1.0}, example="20", help="entries")
+    try:
+        register(counted_as(1))
+        graph = graphprune.trace(net(), torch.randn(2, 6))
+        before = graph.cost()["entries"]
+        register(counted_as(3))
+        assert graph.cost()["entries"] == 3 * before
+        with pytest.raises(InputError, match="'entries' is taken"):
+            register(lambda counted: [])
+    finally:
+        del BUDGET_KINDS["entries"]
 
 
 def test_a_name_is_taken_once() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,3 +102,57 @@ def test_what_forward_gives_other_entries_is_used(recwarn: pytest.WarningsRecord
     assert not recwarn.list
     slim(torch.randn(2, 6))
     assert slim.v.shape == (8,)
+
+
+def mlp(*between: nn.Module) -> nn.Sequential:
+    """Layers between the first and the last one, under names of their own."""
+    layers = {"enter": nn.Linear(8, 16), "act": nn.ReLU(), **{f"more{n}": one for n, one in enumerate(between)}}
+    return nn.Sequential(OrderedDict(layers | {"leave": nn.Linear(16, 3)}))
+
+
+def plan_of_mlp() -> graphprune.Plan:
+    return graphprune.trace(mlp(), torch.randn(2, 8)).plan(0.5)
+
+
+@pytest.mark.parametrize(
+    ("gained", "named"),
+    [(nn.Linear(16, 16), "more0.weight, more0.bias"), (nn.BatchNorm1d(16), "more0.running_mean, more0.running_var")],
+)
+def test_layers_that_a_model_gained_since_its_plan(gained: nn.Module, named: str) -> None:
+    plan = plan_of_mlp()
+    with pytest.warns(UnreachedWarning, match=rf"{named}: the plan was made before the model had this") as found:
+        plan.apply(mlp(copy.deepcopy(gained)))
+    assert found[0].filename == __file__
+    with pytest.warns(UnreachedWarning, match="made before the model had this"):
+        graphprune.prune_in_place(mlp(copy.deepcopy(gained)), plan)
+
+
+class Cached(nn.Module):
+    """Keeps what it worked out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.register_buffer("last", x.detach(), persistent=False)
+        self.other = x.detach()
+        return x
+
+
+def test_nothing_is_said_of_what_a_model_gained_that_has_other_sizes_or_is_made_anew(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    plan, x = plan_of_mlp(), torch.randn(2, 8)
+    model = mlp(Cached())
+    model.append(nn.Linear(3, 5))
+    model.enter.adapter = nn.Parameter(torch.randn(10))  # type: ignore[union-attr, assignment]
+    model(x)
+    assert plan.apply(model)(x).shape == (2, 5)
+    assert not recwarn.list
+
+
+def test_nothing_is_said_of_plans_that_are_replayed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    slim = plan_of_mlp().apply(mlp())
+    slim.other = nn.Sequential(nn.Linear(16, 2))
+    graphprune.save(slim, tmp_path)
+    dense = mlp()
+    dense.other = nn.Sequential(nn.Linear(16, 2))
+    assert graphprune.load(tmp_path, dense).other[0].in_features == 16  # type: ignore[index, union-attr]
+    assert not recwarn.list

@@ -91,6 +91,26 @@ def test_a_second_rule_is_refused_under_another_name_too(first: Any, second: Any
         rule(second, samples=SAMPLES)(same)
 
 
+def defined(fixing: bool) -> Any:
+    """What the cell of a notebook defines, each time that it is run."""
+
+    def cell(call: Any, x: Any) -> Any:
+        if fixing:
+            call.freeze(x, "not yet known")
+        return x
+
+    return cell
+
+
+@pytest.mark.parametrize(("first", "second"), [("named::twice", TWICE), (TWICE, "named::twice"), (TWICE, TWICE)])
+def test_a_rule_that_is_defined_again_takes_the_place_of_the_earlier_one(first: Any, second: Any) -> None:
+    model, x = Doubled(), torch.randn(4, 5)
+    rule(first, samples=SAMPLES)(defined(fixing=True))
+    assert not graphprune.trace(model, x).groups
+    rule(second, samples=SAMPLES)(defined(fixing=False))
+    assert graphprune.trace(model, x).groups
+
+
 def test_operators_that_are_not_loaded_have_no_proof() -> None:
     with pytest.raises(RuleError, match=r"torch knows no operator 'named::thrice'[\s\S]*import the library"):
         graphprune.check_rule("named::thrice")

@@ -11,7 +11,7 @@ from torch import nn
 from graphprune.errors import InputError
 from graphprune.tracing.example_inputs.from_configs import _dummy_inputs
 from graphprune.tracing.example_inputs.guess import candidate_inputs, example_inputs_for, first_that_runs
-from graphprune.tracing.inputs import describe, normalize
+from graphprune.tracing.inputs import MethodCall, calls_of, describe, normalize
 
 
 class LeNet(nn.Sequential):
@@ -257,6 +257,32 @@ def test_normalize_refuses_anything_else(given, said):
 def test_normalize_refuses_a_dict_that_is_not_of_keywords():
     with pytest.raises(InputError, match=re.escape("example_inputs=(d,)")):
         normalize({0: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [torch.zeros(0, 3, 8, 8), (torch.zeros(0, 5), torch.zeros(0)), {"x": torch.zeros(0, 5), "t": torch.tensor(3.0)}],
+)
+def test_inputs_without_a_sample_are_refused(given):
+    with pytest.raises(InputError, match=r"example_inputs: holds no samples[\s\S]*found: *f32\[0, "):
+        calls_of(given)
+    with pytest.raises(InputError, match="example_inputs: holds no samples"):
+        calls_of([given, given])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (torch.zeros(1, 5), torch.zeros(0, 4)),
+        (torch.zeros(0, 4), torch.zeros(1, 5)),
+        torch.zeros(1, 0, dtype=torch.long),
+        [torch.zeros(1, 5), torch.zeros(0, 5)],
+        torch.tensor(2.0),
+        MethodCall("averaged"),
+    ],
+)
+def test_inputs_of_which_only_a_part_is_empty_are_taken(given):
+    assert calls_of(given)
 
 
 def test_describe():

@@ -99,6 +99,16 @@ def test_optimizers(optimizer: Any) -> None:
     assert sum(history.loss[-8:]) < 0.8 * sum(history.loss[:8])
 
 
+def test_weights_in_half_precision_are_refused_where_their_gradients_would_be_scaled() -> None:
+    half = slim_net().half()
+    batches = [(points.half(), target) for points, target in loader()]
+    with pytest.raises(InputError, match=r"precision='fp16' needs weights in float32[\s\S]*call model.float\(\)"):
+        finetune(half, batches, **QUICK, precision="fp16")
+    finetune(half, batches, **QUICK)
+    half.float().enter.requires_grad_(False).half()
+    finetune(half, loader(), **QUICK, precision="fp16")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision(precision: str) -> None:
     full, mixed = slim_net(), slim_net()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import graphprune
-from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.errors import InputError, LoadError, NothingRemovedWarning, PlanError, UnreachedWarning
 from graphprune.planning import latency_search
 from graphprune.pruning.plan import plans_of
 from graphprune.training import gradual, schedules
@@ -222,6 +222,35 @@ def test_blocks() -> None:
     skipped = [pruner.step().skipped for _ in range(2)]
     assert [len(paths) for paths in skipped] == [1, 1]
     assert len(graphprune.trace(model, image).blocks) == 2
+
+
+@pytest.mark.parametrize("allocation", [None, "searched"])
+def test_depth_without_a_block_is_refused_at_once(allocation: str | None) -> None:
+    more = {} if allocation is None else {"allocation": allocation, "macs": 0.5, "calibration": [IMAGES]}
+    with pytest.raises(PlanError, match="depth: the model has no residual block that can be left out"):
+        GradualPruner(net(), IMAGES, OneShot(1), depth=0.5, **more)
+
+
+@pytest.mark.parametrize("asked", [{"ratio": 0.001}, {"depth": 0.2}, {"params": 1e6}, {"params": 1e6, "depth": 0.2}])
+def test_what_comes_to_nothing_in_the_end_is_warned_of_as_by_a_plan(asked: dict[str, Any]) -> None:
+    model, image = vit.vit(depth=2), torch.randn(1, 3, 32, 32)
+    with pytest.warns(NothingRemovedWarning) as of_a_plan:
+        graphprune.trace(model, image).plan(**asked)
+    with pytest.warns(NothingRemovedWarning) as found:
+        GradualPruner(model, image, OneShot(1), **asked)
+    assert [str(one.message) for one in found] == [str(one.message) for one in of_a_plan]
+
+
+def test_nothing_is_warned_of_where_blocks_go_and_no_channels(recwarn: pytest.WarningsRecorder) -> None:
+    GradualPruner(vit.vit(depth=2), torch.randn(1, 3, 32, 32), OneShot(1), depth=0.5, ratio=0.001)
+    assert not recwarn.list
+
+
+def test_a_part_that_no_example_runs_is_warned_of() -> None:
+    model = net()
+    model.spare = nn.Parameter(torch.randn(20, 40))
+    with pytest.warns(UnreachedWarning, match="spare: no example runs"):
+        GradualPruner(model, IMAGES, OneShot(1), ratio=0.5)
 
 
 def test_latency(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

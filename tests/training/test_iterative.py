@@ -14,7 +14,7 @@ from torch import nn
 import graphprune
 from benchmarks.resume import attempt
 from graphprune import Distillation, Override, prune_iteratively
-from graphprune.errors import InputError, LoadError
+from graphprune.errors import InputError, LoadError, NothingRemovedWarning, PlanError
 from graphprune.pruning.plan import plans_of
 from models.resnet_cifar import resnet20
 from tests.training_net import Net, accuracy, equal, examples, loader, net, weights
@@ -71,6 +71,13 @@ def test_blocks_go_round_by_round() -> None:
     once = graphprune.prune_model(dense, example_inputs=IMAGE, depth=0.6)
     blocks = [len(graphprune.trace(m, IMAGE).blocks) for m in (dense, whole.model, once)]
     assert blocks[1] == blocks[2] < blocks[0]
+
+
+def test_what_comes_to_nothing_is_an_error_or_a_warning() -> None:
+    with pytest.raises(PlanError, match="depth: the model has no residual block"):
+        prune_iteratively(net(), EXAMPLE, rounds=2, tune=nothing, depth=0.5)
+    with pytest.warns(NothingRemovedWarning, match="ratio=0.01: nothing is removed"):
+        prune_iteratively(net(), EXAMPLE, rounds=2, tune=nothing, ratio=0.01)
 
 
 def test_one_round_is_one_shot() -> None:
