@@ -58,7 +58,7 @@ def listed_names(names: Sequence[str]) -> str:
 
 def shrunk_sizes(shapes: ShapesByName, kept: Kept) -> set[int]:
     """The sizes of dimensions of which something is gone."""
-    sizes = ((shapes[name][dim], len(index)) for name, dims in kept.items() for dim, index in dims.items())
+    sizes = [(shapes[name][dim], len(index)) for name, dims in kept.items() for dim, index in dims.items()]
     return {size for size, left in sizes if left < size}
 
 
