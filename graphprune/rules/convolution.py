@@ -65,11 +65,28 @@ def _groups(slim: Slim, args: Args) -> Args:
 
 
 SPACE = "space that a kernel slides over"
+_ROWS_AND_CHANNELS = frozenset((0, 1))
+
+
+def _whole(x: Sequence[int], weight: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """The dimensions in which a kernel of one shape is as wide as what it meets, without gaps and padding."""
+    given = [list(v) * (len(x) - 2 if len(v) == 1 else 1) for v in (padding, dilation)]
+    places = enumerate(zip(*given, x[2:], weight[2:], strict=True), 2)
+    return [dim for dim, (pad, spread, size, width) in places if pad == 0 and spread == 1 and size == width]
+
+
+def _sums(*args: Any) -> list[tuple[int, list[int]]]:
+    """Over channels, and over space that the kernel is as wide as."""
+    if args[6]:
+        return [(0, [1]), (1, [0])]
+    dims = [1, *_whole(args[0].meta["shape"], args[1].meta["shape"], *args[4:6])]
+    return [(0, dims), (1, dims)]
 
 
 def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
     """The kernel passes over the dead entries of the dimensions that it slides along."""
-    living = {d: alive.transpose(0, d).flatten(1).any(dim=1).nonzero()[:, 0] for d in range(2, x.ndim)}
+    slid = [d for d in range(2, x.ndim) if d not in _whole(x.shape, rest[0].shape, *rest[3:5])]
+    living = {d: alive.transpose(0, d).flatten(1).any(dim=1).nonzero()[:, 0] for d in slid}
     for d, index in living.items():
         x = x.index_select(d, index)
     out = aten.convolution.default(x, *rest)
@@ -123,12 +140,14 @@ def _open_result(y: Tensor, blocks: int) -> Tensor:
         sample(t(2, 6, 5, labeled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
         sample(t(2, 3, 6), t(2, 3, 1), t(2), [1], [0], [1], False, [0], 1),
         sample(t(2, 1, 7), t(1, 1, 3), None, [1], [1], [1], False, [0], 1),
+        sample(t(2, 1, 4, 7, labeled=[3]), t(3, 1, 2, 7), t(3), [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+        sample(t(2, 4, 6, labeled=[1, 2]), t(4, 2, 6), t(4), [1], [0], [1], False, [0], 2),
         sample(t(2, 1, 4, 7, labeled=[3]), t(2, 1, 2, 5), t(2), [1, 1], [0, 4], [1, 2], False, [0, 0], 1),
     ],
     resize=_groups,
     masked=masked_convolution,
     macs=convolution_macs,
-    sums=lambda *args: [(0, [1]), (1, [0 if args[6] else 1])],
+    sums=_sums,
     matmul=(MatmulView(0, 1, _kernel_owners, _open_channels, _open_result, 2, SlidingKernel(transposed=6, groups=8)),),
 )
 def convolution(
@@ -145,6 +164,8 @@ def convolution(
 ) -> LabeledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple([array for array in x.arrays if array not in passed])
+    if not transposed and not _ROWS_AND_CHANNELS.union(*[array.dims for array in held]) <= _ROWS_AND_CHANNELS:
+        held, weight = _read_whole(call, LabeledTensor(x.shape, held), weight, padding, dilation)
     x = maps_over_space(call, LabeledTensor(x.shape, held), range(2, x.ndim), SPACE)
     x = rows_apart(call.labels, x)
     out = through_kernel(call, x, weight, transposed, groups)
@@ -200,6 +221,24 @@ def _along_space(
             if width > 1:
                 _mix_neighbors(call, x.touching([2 + i]))
     return passed
+
+
+def _read_whole(
+    call: Call, x: LabeledTensor, weight: LabeledTensor, padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[LabelArray, ...], LabeledTensor]:
+    """Dimensions that a kernel is as wide as, which it does not slide along, are contracted.
+
+    Returns:
+        The labels of ``x`` without those along these dimensions, and the kernel without its own.
+    """
+    held = x.arrays
+    for dim in _whole(x.shape, weight.shape, padding, dilation):
+        own, its = ([array for array in value.arrays if dim in array.dims] for value in (x, weight))
+        if [array.dims for array in (*own, *its)] == [{dim}, {dim}]:
+            call.labels.unify(own[0].ids.ravel(), its[0].ids.ravel())
+            held = tuple(array for array in held if array is not own[0])
+            weight = weight.moved(weight.shape, [array for array in weight.arrays if array is not its[0]])
+    return held, weight
 
 
 def _mix_neighbors(call: Call, arrays: Sequence[LabelArray]) -> None:

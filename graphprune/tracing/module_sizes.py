@@ -29,9 +29,10 @@ def module_sizes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, _ConvNd):
         first, second = weight.shape[:2]
         inner, outer = (first, second) if module.transposed else (second, first)
+        kernel = {"kernel_size": tuple(weight.shape[2:])} if type(module.kernel_size) is tuple else {}
         if module.transposed:
-            return {"in_channels": inner, "out_channels": outer * module.groups}
-        return {"in_channels": inner * module.groups, "out_channels": outer}
+            return {"in_channels": inner, "out_channels": outer * module.groups, **kernel}
+        return {"in_channels": inner * module.groups, "out_channels": outer, **kernel}
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
