@@ -1,4 +1,4 @@
-"""Kernels that are as wide as their input, as those over word vectors: they do not slide there, and it is contracted."""
+"""Kernels as wide as their input, as those over word vectors: they do not slide there, and it is contracted."""
 
 from __future__ import annotations
 
