@@ -16,6 +16,7 @@ from graphprune.calibration.divergence import DivergenceSums, relative_errors, s
 from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.tracing.running import Outputs
 from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import output_tensors
 
@@ -37,10 +38,15 @@ def _numbers_of(output: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputTensors:
+def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]], pick: Outputs | None = None) -> OutputTensors:
     """The outputs of a model in evaluation mode, for batches of inputs with their numbers.
 
     Where models draw random numbers, they get the same for a batch of the same number.
+
+    Args:
+        model: runs as it is.
+        numbered: the batches.
+        pick: gives what counts of a result; None: all of it.
 
     Raises:
         InputError: the model fails on a batch.
@@ -51,7 +57,7 @@ def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputT
             args, kwargs = moved_to(model, call_arguments(number, inputs))
             with random_numbers_of(number):
                 output = call_model(model, number, args, kwargs)
-            found.append([t.detach() for t in _numbers_of(output)])
+            found.append([t.detach() for t in _numbers_of(output if pick is None else pick(output))])
     return found
 
 

@@ -34,6 +34,7 @@ from graphprune.calibration.own_answers import answer_loss, draw_answers
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
+from graphprune.graph.parameter_uses import running_statistics
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -151,8 +152,8 @@ class Statistics:
         """Call ``visit`` with the gradients of each sample's loss by parameter name; freed after the call.
 
         A sample's loss is that of a batch of this sample alone, so it does not depend on how samples are batched.
-        Parameters that the loss does not depend on have no gradient. Where processes share the batches, each visits
-        its own; :meth:`sum` adds up what ``visit`` has gathered.
+        Parameters that the loss does not depend on have no gradient, and neither have running statistics. Where
+        processes share the batches, each visits its own; :meth:`sum` adds up what ``visit`` has gathered.
 
         Returns:
             The number of samples, in all processes.
@@ -165,13 +166,14 @@ class Statistics:
                 other); it counts as one sample.
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
-        learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
+        fixed = running_statistics(self.units.labeling)
+        learned = {n: p for n, p in parameters.items() if n not in fixed and (p.is_floating_point() or p.is_complex())}
         _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate_alike), 0
         generator = torch.Generator().manual_seed(self.seed)
         with self._pass(), torch.enable_grad(), ExitStack() as stack:
-            for parameter in learned.values():
-                parameter.requires_grad_(True)
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(name in learned)
             others = stack.enter_context(other_gradients_kept(learned.values()))
             kinds = self._output_kinds()
             for number, batch in self._batches():

@@ -218,7 +218,7 @@ class _Trials:
         return dense.error(self._outputs(slim))
 
     def _outputs(self, model: nn.Module) -> OutputTensors:
-        return outputs_of(model, enumerate(self.held.judging))
+        return outputs_of(model, enumerate(self.held.judging), self.graph.trace.pick)
 
     def _none_compared(self) -> InputError:
         """What is said where no slim model's outputs can be compared with the dense ones."""

@@ -176,13 +176,14 @@ def _until(began: float, options: PruningOptions, share: float = 1.0) -> float |
 def _trials(setup: PlanSetup, space: Candidates, parts: Sequence[Fold]) -> _Trials:
     halves = [_half(setup, part) for part in parts]
     model, judge = setup.scores.model, halves[0].judge
-    thorough = CandidateJudge(model, parts[0].judging, setup.options.loss_fn, judge.affordable(THOROUGH_SAMPLES))
+    samples, pick = judge.affordable(THOROUGH_SAMPLES), setup.graph.trace.pick
+    thorough = CandidateJudge(model, parts[0].judging, setup.options.loss_fn, samples, pick)
     return _Trials(model, space, halves, thorough)
 
 
 def _half(setup: PlanSetup, fold: Fold) -> _Half:
     model, options = setup.scores.model, setup.options
-    judge = CandidateJudge(model, fold.judging, options.loss_fn)
+    judge = CandidateJudge(model, fold.judging, options.loss_fn, pick=setup.graph.trace.pick)
     fitting = fold.fitting if options.loss_fn is None else list(InputsOnly(fold.fitting))
     statistics = Statistics(model, setup.graph.units, fitting)
     return _Half(judge, FittedLayers(model, _consumers(setup, statistics)), fitting)

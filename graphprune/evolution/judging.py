@@ -14,6 +14,7 @@ from graphprune.calibration.output_error import DenseOutputs, check_comparable, 
 from graphprune.calibration.samples import spread_numbers
 from graphprune.calibration.statistics import LossFunction
 from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import loss_number
 from graphprune.utils.random_state import random_numbers_of
 
@@ -34,18 +35,24 @@ class CandidateJudge:
         batches: pairs (inputs, target) where there is a ``loss_fn``, else inputs.
         loss_fn: the loss of outputs and targets.
         samples: of batches with more, some at even distances judge.
+        pick: gives what is compared of a result where there is no ``loss_fn``; None: all of it.
 
     Raises:
         InputError: the batches are none that the model takes, or its outputs cannot be compared.
     """
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = QUICK_SAMPLES
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        loss_fn: LossFunction | None,
+        samples: int = QUICK_SAMPLES,
+        pick: Outputs | None = None,
     ) -> None:
-        self._model, self._loss_fn = model, loss_fn
+        self._model, self._loss_fn, self._pick = model, loss_fn, pick
         numbers = spread_numbers(batches, samples, most=samples // LEAST_A_BATCH)
         self._batches = [(number, batches[number]) for number in numbers]
-        wanted = outputs_of(model, self._batches) if self._loss_fn is None else []
+        wanted = outputs_of(model, self._batches, pick) if self._loss_fn is None else []
         if self._loss_fn is None:
             check_comparable(wanted, "allocation", "pass loss_fn= and pairs (inputs, target), or another allocation=")
         self._dense = DenseOutputs(wanted)
@@ -63,7 +70,7 @@ class CandidateJudge:
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""
         if self._loss_fn is None:
-            return self._dense.error(outputs_of(model, self._batches)).value
+            return self._dense.error(outputs_of(model, self._batches, self._pick)).value
         with torch.no_grad(), evaluating_unchanged(model):
             found = [self._loss_on(model, *batch) for batch in self._batches]
         mean = sum(found) / len(found)

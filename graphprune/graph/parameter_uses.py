@@ -1,4 +1,4 @@
-"""What parameter axes are used for: which meet an input, which are factors of a normalization."""
+"""What parameters are used for: which axes meet an input or are factors of a normalization, what are its statistics."""
 
 from __future__ import annotations
 
@@ -71,3 +71,13 @@ def scale_axes(labeling: Labeling) -> frozenset[ParameterAxis]:
             for array in labeling.values[scale].arrays:
                 found |= table.names(array.ids)
     return frozenset(found)
+
+
+def running_statistics(labeling: Labeling) -> frozenset[str]:
+    """The parameters and buffers that running means and variances are made of: torch has no gradients of these."""
+    calls = [norm_call(node.target, node.args, node.kwargs) for node in labeling.nodes]
+    handed = {one for call in calls if call is not None for one in (call.mean, call.variance) if one is not None}
+    known = parameters_only(labeling.nodes) if handed else set()
+    return frozenset(
+        one.meta["tensor"] for made in handed & known for one in computed_from(made) if "tensor" in one.meta
+    )

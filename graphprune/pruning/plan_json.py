@@ -107,22 +107,27 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         return kept + sum(merged)
 
     def _check_choices(self) -> None:
-        """Groups that are whole dimensions, or all outputs of a layer with biases, lose what they are said to lose.
+        """Groups that are whole dimensions, or all outputs of a layer, lose what they are said to lose.
 
         They may lose more where a plan has heads or groups of channels, which take the channels within them.
         """
         around = any(choice.role in _AROUND for choice in self.choices)
         for choice in self.choices:
-            name, _, dim = choice.group.removesuffix("]").rpartition("[")
-            place = (name, int(dim)) if name and dim.isdecimal() else (f"{choice.group}.bias", 0)
-            shape, left = self.shapes.get(place[0], ()), choice.units - choice.removed.count
-            whole = place[1] < len(shape) and shape[place[1]] == choice.units
-            more, less = (self._left(*place) > left, self._left(*place) < left) if whole else (False, False)
-            if (more or (less and not around)) and not within(f"{choice.group}.", self.skipped):
-                raise ValueError(
-                    f"choices: group {choice.group!r} is said to keep {left} of {choice.units} units, and kept names "
-                    f"{self._left(*place)} entries of dimension {place[1]} of {place[0]!r}"
-                )
+            if not within(f"{choice.group}.", self.skipped):
+                for name, dim in _places(choice.group):
+                    self._check_choice(choice, name, dim, around)
+
+    def _check_choice(self, choice: ChoiceData, name: str, dim: int, around: bool) -> None:
+        shape, left = self.shapes.get(name, ()), choice.units - choice.removed.count
+        if dim >= len(shape) or shape[dim] != choice.units:
+            return
+        found = self._left(name, dim)
+        unread = name == f"{choice.group}.bias" and dim not in self.kept.get(name, {})  # by a forward of its own
+        if (found > left and not unread) or (found < left and not around):
+            raise ValueError(
+                f"choices: group {choice.group!r} is said to keep {left} of {choice.units} units, and kept names "
+                f"{found} entries of dimension {dim} of {name!r}"
+            )
 
     def _check_any_choice(self) -> None:
         """What loses entries that are not merged into others loses them by a choice."""
@@ -160,6 +165,12 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
             if not runs.count:
                 raise ValueError(f"kept: nothing is left of dimension {dim} of {name!r}, needed is one entry at least")
             _check_runs(runs, shape[dim], f"kept of dimension {dim} of {name!r}")
+
+
+def _places(group: str) -> tuple[tuple[str, int], ...]:
+    """The tensors and dimensions that may be all of the channels of a group, by its name."""
+    name, _, dim = group.removesuffix("]").rpartition("[")
+    return ((name, int(dim)),) if name and dim.isdecimal() else ((f"{group}.weight", 0), (f"{group}.bias", 0))
 
 
 def read_plan_data(data: object, what: str) -> PlanData:

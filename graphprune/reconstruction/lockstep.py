@@ -94,7 +94,7 @@ class Gathered:
         """
         self.met += 1
         whole, result = met.call, met.call.result(met.out, self.match.bare)
-        target = None if wanted is None else wanted.result.view(-1, *result.shape[1:])
+        target = None if wanted is None else wanted.result.unflatten(1, result.shape[1:3])
         state = None if wanted is None else wanted.state
         if target is None or target.shape != result.shape or (state is not None and state.shape != whole.x.shape):
             self.rows_differ = True

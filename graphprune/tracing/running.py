@@ -55,7 +55,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     functions = held_functions(holders)
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
-    kept = result if outputs is None else _picked(outputs, result)
+        kept = result if outputs is None else _picked(outputs, result)  # which may compute, as forward does
     if (unread := next(iterators_in(kept), None)) is not None:
         raise _not_read(recorder, with_article(type(unread).__name__))
     found = [recorder.node_for(t) for t in output_tensors(kept)]

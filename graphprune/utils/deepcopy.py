@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
 from graphprune.utils.held import globals_read, parts_of
 from graphprune.utils.modules import Modules, Tables, copy_marks, named_modules, tables, within
+from graphprune.utils.random_state import random_numbers_kept
 
 _TABLES = frozenset(vars(nn.Module()))
 """Hooks and the like: every module has tables of its own for these, most of them empty.
@@ -32,7 +35,8 @@ def copy_module(
 
     Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast; and functions whose closures or defaults
     hold the model or its parts, which ``deepcopy`` shares, hold the copy and its parts instead. The copies of
-    parameters have what programs note on these, which ``deepcopy`` leaves out.
+    parameters have what programs note on these, which ``deepcopy`` leaves out. A ``__deepcopy__`` that a class of
+    modules has is not called: the usual ones build another module, of other tensors, mode and hooks.
 
     Args:
         model: what is copied.
@@ -68,14 +72,19 @@ def copy_with_tables(
     parts = cache(lambda: parts_of(model))
     memo.update(_global_containers(own, parts))
     copier = Copier(memo, parts, substitute, everything, cache(lambda: assigned_cells(model)))
-    for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
-        state = module.__getstate__()  # without what was compiled of this very module
-        object.__setattr__(memo[id(module)], "__dict__", copier.attributes(state, f".{path}" if path else "", _TABLES))
-    copied = copier.copied(model)
+    all_plain = len(plain) == len(modules)
+    with nullcontext() if all_plain else random_numbers_kept():  # others may be built for it
+        for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
+            state = nn.Module.__getstate__(module)  # without what was compiled of this very module
+            attributes = copier.attributes(state, f".{path}" if path else "", _TABLES)
+            object.__setattr__(memo[id(module)], "__dict__", attributes)
+        copied = copier.copied(model)
+    if not all_plain:
+        _set_modes(modules, copied)
     for parameter in own.parameters.values():
         if parameter.__dict__ and memo.get(id(parameter), parameter) is not parameter:
             copy_marks(parameter, memo[id(parameter)], None if everything else copier.copied)
-    return copied, own.copied(memo) if len(plain) == len(modules) else tables(copied)
+    return copied, own.copied(memo) if all_plain else tables(copied)
 
 
 def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, Any]:
@@ -85,6 +94,20 @@ def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, 
     """
     shared = (v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
     return {id(v): v for v in shared if id(v) in parts()}
+
+
+def _set_modes(modules: Modules, copied: nn.Module) -> None:
+    """Put a copy in the modes of its model: modules that are built are in training mode, and put what they hold in it.
+
+    Args:
+        modules: of the model.
+        copied: the copy.
+    """
+    copies = dict(named_modules(copied))
+    for path, module in modules:
+        made = copies.get(path, module)
+        if made.training is not module.training:
+            made.train(module.training)  # with which some exchange their program
 
 
 def _outermost_scripts(modules: Modules) -> list[nn.Module]:
@@ -105,7 +128,10 @@ def _copied_script(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
 
 @lru_cache(maxsize=1024)
 def _is_plain_class(kind: type[nn.Module]) -> bool:
-    hooks = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
+    """Is a module of such a class its attributes, and nothing else?"""
+    if kind.__getstate__.__module__ == parametrize.__name__:  # of a parametrized module; it refuses to be pickled
+        return _is_plain_class(kind.__base__)
+    hooks = ("__reduce__", "__reduce_ex__", "__getstate__")
     same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
     reads_old_files = kind.__setstate__.__module__.startswith(("torch.nn", "torch._dynamo"))  # once it has compiled
     return same and reads_old_files and kind.__new__ is object.__new__ and not issubclass(kind, torch.jit.ScriptModule)

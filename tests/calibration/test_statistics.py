@@ -259,6 +259,31 @@ def test_parameters_that_the_loss_does_not_depend_on_have_no_gradient() -> None:
     assert seen == 4 * [{"used.weight", "used.bias"}]
 
 
+class Learner(nn.Module):
+    """All its tensors are parameters, also the running statistics, which are handed to a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.randn(24, 3)), nn.Parameter(torch.randn(5, 24))
+        self.gain = nn.Parameter(torch.ones(24), requires_grad=False)
+        self.mean = nn.Parameter(torch.zeros(24), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(24), requires_grad=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.batch_norm(F.linear(x, self.first), self.mean, self.scale.square(), self.gain)
+        return F.linear(h.relu(), self.last)
+
+
+def test_running_statistics_that_are_parameters_have_no_gradient() -> None:
+    model, x, seen = Learner().eval(), torch.randn(4, 3), set[str]()
+    before = state_of(model)
+    kept = Statistics(model, graphprune.trace(model, x).units, [(x, x)], lambda output, target: output.sum())
+    assert kept.each_backward(lambda gradients: seen.update(gradients)) == 4
+    assert seen == {"first", "last", "gain"} and state_of(model) == before
+    slim: Any = graphprune.prune_model(model, 0.5, x, calibration=[x], importance="taylor")
+    assert slim.first.shape == (12, 3)
+
+
 # ---------------------------------------------------------------- moments
 
 

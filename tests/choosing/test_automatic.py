@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import api
-from graphprune.calibration.output_error import OutputError
+from graphprune.calibration.output_error import DenseOutputs, OutputError
 from graphprune.calibration.statistics import Statistics
 from graphprune.choosing import automatic
 from graphprune.choosing.automatic import CANDIDATES
@@ -162,13 +163,21 @@ def test_answers_that_are_no_floating_point_numbers_are_compared_too() -> None:
     assert errors and all(0 < error < math.inf for error in errors)
 
 
-def test_where_no_outputs_can_be_compared_it_says_so() -> None:
+@pytest.mark.parametrize("outputs", [lambda found: found["answer"], lambda found: found["inside"].mean(-1)])
+def test_what_outputs_gives_is_compared(outputs: Callable[[Any], Any]) -> None:
+    graph = graphprune.trace(Widths(), batches()[0], outputs=outputs)
+    plan = graph.plan(0.5, importance="auto", calibration=batches())
+    assert plan.shape("first.weight") == (12, 8)
+    assert any(isinstance(error, float) for error in plan.requested["tried"].values())
+
+
+def test_where_no_outputs_can_be_compared_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="the model's output has no finite number") as caught:
         graphprune.prune_model(Divided(), 0.5, batches()[0], calibration=batches())
     assert "name a criterion" in caught.value.do
-    graph = graphprune.trace(Widths(), batches()[0], outputs=lambda found: found["answer"])
+    monkeypatch.setattr(DenseOutputs, "error", lambda *_: OutputError(math.inf, {}))
     with pytest.raises(InputError, match="could compare the outputs of no slim model") as caught:
-        graph.plan(0.5, importance="auto", calibration=batches())
+        graphprune.prune_model(network(), 0.5, batches()[0], calibration=batches())
     assert all((caught.value.found, caught.value.needed, caught.value.do))
 
 

@@ -42,6 +42,12 @@ def test_outputs_that_are_held_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judge.affordable(THOROUGH_SAMPLES) == QUICK_SAMPLES
 
 
+def test_only_what_is_picked_counts() -> None:
+    models, batches = [nn.Linear(3, 5), nn.Linear(3, 4)], [torch.randn(32, 3)]
+    assert CandidateJudge(models[0], batches, None).loss(models[1]) == float("inf")
+    assert CandidateJudge(models[0], batches, None, pick=lambda y: y.mean(1)).loss(models[1]) < float("inf")
+
+
 def test_a_loss_holds_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(torch.randn(32, 3), torch.zeros(32, 5))] * 40
     monkeypatch.setattr(judging, "HELD", 1)

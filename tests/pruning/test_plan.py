@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import json
 import re
 import subprocess
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.errors import LoadError, PlanError
+from graphprune.errors import LoadError, PlanError, UnreachedWarning
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.runs import Runs
 from models import gpt, resnet_cifar
@@ -197,7 +198,7 @@ def test_plans_that_say_the_same_are_equal(model: nn.Module) -> None:
     assert len({plan, graph.plan(0.5), graph.plan(0.25)}) == 2
     changed: list[dict[str, Any]] = [
         {"sizes": {"width": 3}},
-        {"kept": {}},
+        {"kept": {name: dims for name, dims in plan.kept.items() if name != "fc.weight"}},
         {"costs": {}},
         {"stale": ("width",)},
         {"requested": {}},
@@ -403,7 +404,7 @@ def test_a_plan_and_a_graph_are_shown_in_a_line() -> None:
             "group '0' is said to keep 16 of 32 units, and kept names 4 entries of",
         ),
         (
-            lambda data: data["kept"].pop("0.bias"),
+            lambda data: data["kept"].pop("0.weight"),
             "group '0' is said to keep 16 of 32 units, and kept names 32 entries of dimension 0 of '0",
         ),
         (
@@ -418,6 +419,26 @@ def test_a_plan_that_contradicts_itself_is_refused(change: Callable[[Any], objec
     change(data)
     with pytest.raises(LoadError, match=f"choices: {said}"):
         graphprune.Plan.from_json(json.dumps(data))
+
+
+class Unbiased(nn.Linear):
+    """It has a bias and does not read it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
+def test_a_plan_of_a_layer_that_does_not_read_its_bias_is_read_again() -> None:
+    model, x = nn.Sequential(Unbiased(8, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(4, 8)
+    with pytest.warns(UnreachedWarning, match=r"^0\.bias: no example runs"):
+        plan = graphprune.trace(model, x).plan(0.5)
+    slim: Any = plan.apply(model)
+    assert (len(slim[0].weight), len(slim[0].bias)) == (16, 32)
+    assert graphprune.Plan.from_json(plan.to_json()) == plan
+    file = io.BytesIO()
+    torch.save(slim, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), slim(x))
 
 
 class Normed(nn.Module):

@@ -95,6 +95,14 @@ def only_class(result: dict[str, Tensor]) -> Tensor:
     return result["class"]
 
 
+@pytest.mark.parametrize("outputs", [lambda y: y.mean(1), lambda y: y[:, 0], lambda y: y.view(y.shape[0], -1).amax(1)])
+def test_what_outputs_computes_is_followed(outputs: Any) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(64, 8)
+    slim = graphprune.prune_model(model, 0.5, x, outputs=outputs, verify=True)
+    assert slim(x).shape[1] < 8 and outputs(slim(x)).shape == outputs(model(x)).shape
+
+
 @pytest.mark.parametrize("outputs", [logits_and_more, only_class])
 def test_outputs_are_picked_and_integers_compared(outputs: Any) -> None:
     torch.manual_seed(0)

@@ -455,6 +455,30 @@ def test_experts_that_other_rows_go_through_are_left_alone() -> None:
     assert {"enter.weight", "router.weight"} <= {one.name for one in record.repaired}
 
 
+class AlongChannels(nn.Module):
+    """A convolution whose channels are tokens, or the only one, goes over the channels of a layer."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        taps = 3 if tokens == 1 else 1
+        self.enter, self.leave = nn.Linear(8, 32), nn.Linear(32, 5)
+        self.mix = nn.Conv1d(tokens, tokens, taps, padding=taps // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.mix(self.enter(x)).relu())
+        return out
+
+
+@pytest.mark.parametrize("tokens", [16, 1])
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_convolutions_along_channels_are_left_alone(tokens: int, ratio: float) -> None:
+    model, batch = randomize(AlongChannels(tokens)).eval(), torch.randn(64, tokens, 8)
+    plan, slim = pruned(model, batch, ratio)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    assert reasons(record) == {"mix.weight": "other rows go through it than in the dense model"}
+    assert [one.name for one in record.repaired] == ["enter.weight", "leave.weight"]
+
+
 def test_warnings_are_filtered_as_before() -> None:
     """Passes that wait in such a context leave it in another order than they entered it."""
 

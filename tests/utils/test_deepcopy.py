@@ -299,6 +299,53 @@ def test_locks_and_activations_of_earlier_runs_are_copied(lock: Callable[[], Any
         slim(X)  # does not wait
 
 
+class Rebuilt(Net):
+    """Its copies are built anew, as those of torch_geometric's layers are."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rebuilt:
+        new = Rebuilt()
+        new.load_state_dict(self.state_dict())
+        return new
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_a_module_that_would_build_its_copy_is_copied_as_it_is(parametrized: bool) -> None:
+    model = Rebuilt(note=1)
+    model.unused = nn.Parameter(torch.randn(3))
+    if parametrized:
+        nn.utils.parametrize.register_parametrization(model, "unused", nn.Identity())
+    model.eval()
+    before = torch.get_rng_state()
+    plan = graphprune.trace(model, X).plan(0.5)
+    slim: Any = plan.apply(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [choice.kept for choice in plan.choices] == [16]
+    assert type(slim) is type(model) and slim.note == 1 and not any(m.training for m in slim.modules())
+    assert graphprune.verify(model, slim, plan, X).passed
+
+
+class InTrainingAtFirst(torch.fx.GraphModule):
+    """Its copies are made by its class, in training mode, as those of torchvision's feature extractors are."""
+
+    def __init__(self, root: nn.Module, graph: torch.fx.Graph) -> None:
+        super().__init__(root, graph)
+        self.start = float(torch.rand(1))
+        self.train()
+
+    def _deepcopy_init(self) -> Any:
+        return InTrainingAtFirst.__init__
+
+
+def test_copies_of_modules_that_make_their_copies_are_in_the_same_modes() -> None:
+    body = InTrainingAtFirst(Net(), torch.fx.symbolic_trace(Net()).graph)
+    model = nn.Sequential(body, nn.Linear(3, 3)).eval()
+    body.b.train()
+    before = torch.get_rng_state()
+    slim = slim_of(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [name for name, module in slim.named_modules() if module.training] == ["0.b"]
+
+
 def endless() -> Iterator[int]:
     while True:
         yield 1
