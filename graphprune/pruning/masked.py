@@ -424,7 +424,7 @@ def _run_and_record(
         recorders[:] = [MaskedRecorder(model_copy, log, on_meta, masks)]
         return recorders[0]
 
-    wide, calls = wide_module(model), [call.mapped(widened_tensor) for call in examples]
+    wide, calls = wide_module(model), [call.mapped(widened_tensor, objects=True) for call in examples]
     with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)

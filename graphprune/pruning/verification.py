@@ -133,7 +133,7 @@ def run_slim(
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
         stack.enter_context(emptied_tables(tables(module).holders))
-        results = [call.mapped(widened_tensor).run(module) for call in calls]
+        results = [call.mapped(widened_tensor, objects=True).run(module) for call in calls]
     return [t for result in results for t in output_tensors(result if outputs is None else outputs(result))]
 
 
