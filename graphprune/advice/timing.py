@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from graphprune.advice.facts import NO_TIME, GroupFacts, Timing
 from graphprune.advice.time_limit import TimeIsUp, TimeLimit
 from graphprune.api import ChannelGraph
+from graphprune.measurement.latencies import run_calls
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import Kernel, LatencyModel
 from graphprune.planning.latency_search import WATCHED
@@ -99,9 +101,10 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     """The time of a forward pass on the example inputs there."""
     here = next((p.device for p in graph.model.parameters()), torch.device("cpu"))
     model: nn.Module = graph.model if here == device else copy.deepcopy(graph.model).to(device)
-    calls = [call.mapped(lambda t: t.to(device, copy=True)) for call in graph.examples]
+    calls = [call.mapped(lambda t: t.to(device, copy=True), objects=True) for call in graph.examples]
     with evaluation_mode(model), runs_forgotten(model), torch.no_grad():
-        (seconds,) = median_seconds(lambda: [call.run(model) for call in calls], shortest=min(WATCHED, limit.left / 4))
+        run = partial(run_calls, model, calls)
+        (seconds,) = median_seconds(run, shortest=min(WATCHED, limit.left / 4))
     return seconds
 
 

@@ -18,6 +18,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.own_objects import with_own_objects
 from graphprune.utils.tree import map_tensors, tensors_of
 
 _MANY = 1000
@@ -157,7 +158,7 @@ def moved_to(model: nn.Module, value: Any) -> Any:
 def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice: str = "") -> Any:
     """The model's output for a batch.
 
-    The model gets tensors of its own: it may write to them, and the next model is to see the same batch.
+    The model gets tensors and objects of its own: it may write to them, and the next model is to see the same batch.
 
     Args:
         advice: what to do about a failure, for the error message.
@@ -165,7 +166,7 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
     Raises:
         InputError: the model failed.
     """
-    args, kwargs = map_tensors(_own_copy, (args, kwargs))
+    args, kwargs = with_own_objects(map_tensors(_own_copy, (args, kwargs)))
     try:
         return model(*args, **kwargs)
     except Exception as error:

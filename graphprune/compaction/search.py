@@ -97,7 +97,7 @@ class ZeroSearch:
 
     @cached_property
     def _examples(self) -> list[MethodCall]:
-        return [call.mapped(widened_tensor) for call in self.graph.examples]
+        return [call.mapped(widened_tensor, objects=True) for call in self.graph.examples]
 
     @cached_property
     def _expected(self) -> list[Tensor]:

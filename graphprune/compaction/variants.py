@@ -26,7 +26,7 @@ def varied_calls(model: nn.Module, examples: Sequence[MethodCall]) -> list[Metho
         model: in float64; variants with which it fails are left out.
         examples: the calls that were traced.
     """
-    wide = [call.mapped(widened_tensor) for call in examples]
+    wide = [call.mapped(widened_tensor, objects=True) for call in examples]
     for bold in (True, False):
         made = [call.mapped(_Variant(seed, bold)) for seed in range(SAMPLES) for call in wide]
         found = [call for call in made if _runs(model, call)]

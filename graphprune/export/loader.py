@@ -247,7 +247,7 @@ def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> No
         with evaluating(model), runs_forgotten(model), random_numbers_kept(), torch.no_grad():
             torch.manual_seed(0)
             try:
-                results.append([t.detach() for t in output_tensors(call.run(model))])
+                results.append([t.detach() for t in output_tensors(call.run_afresh(model))])
             except Exception as error:
                 raise call_failure(model, call, error) from error
     if not all(map(same_values, *results)) or len(results[0]) != len(results[1]):

@@ -5,7 +5,7 @@ In reading order:
 - ``analysis`` (:class:`~graphprune.graph.analysis.Analysis`, the room's result);
 - labels: ``propagate`` (rules label every tensor) with ``index_buffers``, ``value_buffers``, ``recurrent_states``,
   ``picked_entries``, ``unread`` and ``left_out``, ``solve`` (what follows from the labels) with ``label_runs`` and
-  ``segments`` (many labels as one row);
+  ``segments`` (many labels as one row), ``copies_for_inputs`` (what a batch alone makes);
 - units: ``groups`` (units and groups), ``roles`` with ``residual_sums`` and ``channel_makers``, ``couplings``,
   ``frozen`` with ``constant_operands``, ``heads_in_one``, ``parameter_uses``, ``layer_axes`` (which layer has
   an axis);

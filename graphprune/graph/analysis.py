@@ -19,6 +19,7 @@ from graphprune.graph.branches import Branch, find_branches
 from graphprune.graph.budget_kinds import counted_kinds
 from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.constraints import SizeConstraints, read_constraints
+from graphprune.graph.copies_for_inputs import fix_copies_for_inputs
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Couplings
 from graphprune.graph.dimensions import Dimensions
@@ -208,11 +209,13 @@ class Analysis:
             removed: by the name of a group, how many units it has and the numbers of those that are gone.
 
         Raises:
-            PlanError: there is no such group, or it has another number of units.
+            PlanError: there is no such group, or it has another number of units; a group that keeps all need not be.
         """
         gone = [np.zeros(0, np.int64)]
         by_name = {g.name: g for g in self.groups}
         for name, (units, numbers) in removed.items():
+            if not numbers:
+                continue
             group = by_name.get(name)
             if group is None or group.units != units:
                 raise PlanError(
@@ -259,7 +262,8 @@ def analysis_of(
     labeling = propagate(traced, vocabulary)
     solution = solve(labeling.labels)
     units = Units(labeling, solution)
-    if fix_stated_sizes(model, traced, units):
+    stated, copied = fix_stated_sizes(model, traced, units), fix_copies_for_inputs(traced, units)
+    if stated or copied:
         solution = solve(labeling.labels)
         units = Units(labeling, solution)
     return Analysis(model, traced, labeling, solution, units, examples)

@@ -39,7 +39,7 @@ def with_batch_size(calls: Sequence[MethodCall], dim: int, size: int) -> list[Me
             return tensor
         return tensor.index_select(dim, torch.arange(size, device=tensor.device) % now)
 
-    return [call.mapped(resize) for call in calls]
+    return [call.mapped(resize, objects=True) for call in calls]
 
 
 def batch_dim_of(models: Mapping[str, nn.Module], given: int | None, resizing: bool) -> int | None:

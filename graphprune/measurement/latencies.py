@@ -55,7 +55,7 @@ class TimingOptions:
 def run_calls(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
     """All calls, one after the other."""
     for call in calls:
-        call.run(model)
+        call.run_afresh(model)
 
 
 def latencies(

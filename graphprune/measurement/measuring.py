@@ -249,7 +249,7 @@ class _Subject:
         for call in self.calls:
             try:
                 with eagerly(), torch.no_grad():
-                    call.run(self.model)
+                    call.run_afresh(self.model)
             except Exception as error:
                 raise call_failure(self.model, call, error) from error
 

@@ -60,7 +60,7 @@ class Stopwatch:
 
 def _run(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
     for call in calls:
-        call.run(model)
+        call.run_afresh(model)
 
 
 @random_numbers_kept()

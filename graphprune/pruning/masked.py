@@ -32,6 +32,7 @@ from graphprune.pruning.float64 import (
 )
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, draw_of, values_read
+from graphprune.pruning.repeated_entries import copy_like_view
 from graphprune.pruning.slim_factors import slim_factors
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
@@ -137,7 +138,7 @@ class Masks:
             return out
         if any(has_trait(user.target, Trait.TAKES_ROWS) for user in node.users):
             self._whole[node] = out
-        return out.masked_fill(~mask, 0)
+        return copy_like_view(out).masked_fill_(~mask, 0)
 
     def with_whole_rows(self, node: fx.Node, args: Args) -> Args:
         """The arguments of a call, with masks that take whole rows as they are: what they take has dead channels."""
@@ -424,7 +425,7 @@ def _run_and_record(
         recorders[:] = [MaskedRecorder(model_copy, log, on_meta, masks)]
         return recorders[0]
 
-    wide, calls = wide_module(model), [call.mapped(widened_tensor) for call in examples]
+    wide, calls = wide_module(model), [call.mapped(widened_tensor, objects=True) for call in examples]
     with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)

@@ -135,7 +135,7 @@ def run_slim(
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
         stack.enter_context(emptied_tables(tables(module).holders))
-        results = [call.mapped(widened_tensor).run(module) for call in calls]
+        results = [call.mapped(widened_tensor, objects=True).run(module) for call in calls]
     return [t for result in results for t in output_tensors(result if outputs is None else outputs(result))]
 
 
@@ -249,12 +249,13 @@ def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | N
 
 
 def _require_known(graph: Analysis, plan: Plan) -> None:
-    """Raise a PlanError if a plan speaks of groups that were not found: other outputs make other groups.
+    """Raise a PlanError if a plan removes something of groups that were not found: other outputs make other groups.
 
     So does every run of a model that looks at values; its plan need only fit its tensors.
     """
     own = {group.name for group in graph.groups}
-    other = next((name for name in plan.removed if name not in own), None) if graph.trace.on_meta else None
+    taken = (choice.group for choice in plan.choices if choice.removed) if graph.trace.on_meta else ()
+    other = next((name for name in taken if name not in own), None)
     if other is not None:
         names = ", ".join([*sorted(own)[:4], *(["..."] if len(own) > 4 else [])])
         raise PlanError(

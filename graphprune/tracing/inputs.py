@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.utils.checks import found_value, shown, with_article
+from graphprune.utils.own_objects import with_own_objects
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
@@ -51,15 +52,26 @@ class MethodCall:
         """The tensors among the arguments, in order."""
         return [*tensors_of(self.args), *tensors_of(self.kwargs)]
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> MethodCall:
-        """The same call with other tensors."""
-        args, kwargs = map_tensors(function, (self.args, self.kwargs))
+    def mapped(self, function: Callable[[Tensor], Tensor], objects: bool = False) -> MethodCall:
+        """The same call with other tensors, and with copies of caches and other objects, for a run may change these.
+
+        Args:
+            function: gives the tensors.
+            objects: also those that objects hold, which are copies else.
+        """
+        own = (self.args, self.kwargs)
+        own = with_own_objects(own, function) if objects else with_own_objects(own)
+        args, kwargs = map_tensors(function, own)
         return MethodCall(self.method, *args, **kwargs)
 
     def run(self, model: Callable[..., Any]) -> Any:
         """What ``model`` returns."""
         called = model if self.method == "forward" else getattr(model, self.method)
         return called(*self.args, **self.kwargs)
+
+    def run_afresh(self, model: Callable[..., Any]) -> Any:
+        """What ``model`` returns, which gets copies of caches and other objects and leaves the call as it is."""
+        return self.mapped(lambda tensor: tensor).run(model)
 
 
 def may_choose(given: Any) -> bool:

@@ -91,7 +91,7 @@ def _record_trained(recorder: Recorder, run: Run, outputs: Outputs | None) -> Tr
     """
     note = ""
     for times in (1, 2):
-        call = run.call.mapped(partial(_repeated, times))
+        call = run.call.mapped(partial(_repeated, times), objects=True)
         before, inputs, used = len(recorder.graph.nodes), len(recorder.inputs), set(recorder.used)
         try:
             if recorder.on_meta and not _differs(recorder, run.done, _tried(recorder, call, outputs), times):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,3 +75,37 @@ def test_channels_that_a_product_has_in_its_batch_go(inputs: int) -> None:
     slim = plan.apply(model)
     assert slim.votes.shape == (3, 8, 3, 2)
     assert graphprune.verify(model, slim, plan, torch.randn(4, 5)).passed
+
+
+class Pooled(nn.Module):
+    """A learned query, copied for each sample, pools what nothing reads beside the logits. [n, t, 5]"""
+
+    def __init__(self, copies: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.copies, self.query = copies, nn.Parameter(torch.randn(1, 1, 24))
+        self.enter, self.leave = nn.Linear(5, 24), nn.Linear(24, 3)
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.enter(x)
+        return {"logits": self.leave(h), "pooled": self.attention(self.copies(self.query, h), h, h)[0]}
+
+
+COPIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "repeat": lambda query, h: query.repeat(h.shape[0], 1, 1),
+    "expand": lambda query, h: query.expand(h.size(0), -1, -1),
+    "expand_as": lambda query, h: query.expand_as(h[:, :1]),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_batches_of_one_and_of_several_have_the_same_groups(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = Pooled(COPIES[name]).eval(), torch.randn(2, 6, 5)
+    graphs = [graphprune.trace(model, batch, outputs=lambda out: out["logits"]) for batch in (x, x[:1])]
+    assert [(g.name, g.units) for g in graphs[0].groups] == [(g.name, g.units) for g in graphs[1].groups]
+    for graph, other in zip(graphs, (x[:1], torch.cat([x, x])), strict=True):
+        plan = graph.plan(0.5)
+        slim = plan.apply(model)
+        assert slim.attention.num_heads == 2
+        assert graphprune.verify(model, slim, plan, other, outputs=lambda out: out["logits"]).passed

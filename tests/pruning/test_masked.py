@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.pruning.masked import Masks, _run_and_record
+from graphprune.pruning.masked import Masks, _run_and_record, run_masked_model
 from graphprune.pruning.verification import run_slim
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
@@ -271,3 +271,31 @@ def test_a_mask_of_one_entry_a_row_takes_whole_rows() -> None:
     slim = plan.apply(model)
     assert slim.leave.in_features == 4
     assert graphprune.verify(model, slim, plan, inputs).passed
+
+
+class SharedHeads(nn.Module):
+    """Eight layers in which each head of keys serves two of queries: ``reshape`` copies them, as they repeat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.ModuleList([nn.Linear(6, 16) for _ in range(8)])
+        self.keys = nn.ModuleList([nn.Linear(6, 8) for _ in range(8)])
+        self.leave = nn.ModuleList([nn.Linear(16, 6) for _ in range(8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for query, key, leave in zip(self.queries, self.keys, self.leave, strict=True):
+            q, k = (part(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for part in (query, key))
+            batch, heads, length, width = k.shape
+            k = k[:, :, None].expand(batch, heads, q.shape[1] // heads, length, width).reshape(batch, -1, length, width)
+            x = x + leave(((q @ k.mT).softmax(-1) @ k).transpose(1, 2).flatten(2))
+        return x
+
+
+def test_masked_repeats_are_copied_where_the_program_copies_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = SharedHeads().eval(), torch.randn(2, 5, 6)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(kv_groups=0.5)
+    monkeypatch.setattr("graphprune.pruning.masked._ATTEMPTS", 1)
+    found = run_masked_model(graph, plan)
+    torch.testing.assert_close(found.outputs, run_slim(plan.apply(model), [MethodCall("forward", x)]))

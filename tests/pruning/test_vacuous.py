@@ -121,6 +121,15 @@ def test_outputs_are_picked_and_integers_compared(outputs: Any) -> None:
         graphprune.verify(model, slim, plan, x)
 
 
+def test_a_group_that_keeps_all_need_not_be_found_with_other_outputs() -> None:
+    torch.manual_seed(0)
+    model, x = Several().eval(), torch.randn(64, 8)
+    plan = graphprune.trace(model, x, outputs=only_class).plan(0.0)
+    assert "first" in plan.removed
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+    assert graphprune.trace(model, x).cost(plan) == graphprune.trace(model, x).cost()
+
+
 def test_infinities_at_the_same_places_are_equal() -> None:
     class Masked(Constant):
         def forward(self, x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def _run(slim: nn.Module, call: MethodCall) -> Any:
     device = next(slim.parameters()).device
     with evaluating_unchanged(slim):
         try:
-            return call.mapped(lambda tensor: tensor.to(device)).run(slim)
+            return call.mapped(lambda tensor: tensor.to(device), objects=True).run(slim)
         except Exception as error:
             raise ExportError(
                 "slim: the model itself fails with an attention mask and a cache",
