@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, nested_fields
+from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, merged_fields, nested_fields
 from graphprune.export.huggingface.generated_module import GeneratedModule, base_class, imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_buffers, is_size, same_outputs
@@ -182,7 +182,7 @@ class _Export:
         """The contents of ``config.json``."""
         fields: dict[str, Any] = self.slim.config.to_dict()
         fields |= {"model_type": self.module.model_type, "auto_map": _auto_map(self.module)}
-        fields |= self.true.fields
+        fields = merged_fields(fields, nested_fields(self.true.fields))
         if self.module.dense:
             fields["dense_sizes"] = nested_fields(self.dense.fields | self.true.dense)
         if self.record.skipped:
