@@ -122,7 +122,14 @@ def prune_checkpoint(
             fit_slices(slices, dense, inputs, journal, files, limit, progress)
         written = StreamedFiles(slices, journal, files, max_shard_size, progress)
         write_pretrained(
-            slices.slim, place, folder, written, remote_code=remote_code, read_back=False, replace=journal.replace
+            slices.slim,
+            place,
+            folder,
+            written,
+            remote_code=remote_code,
+            read_back=False,
+            replace=journal.replace,
+            example_inputs=example_inputs,
         )
         return plan
 

@@ -73,8 +73,9 @@ def _loader(slim: nn.Module, output: Path, options: ExportOptions) -> None:
 
 
 def _huggingface(slim: nn.Module, output: Path, options: ExportOptions) -> None:
+    inputs = traced_inputs(slim, options.input) if options.input is not None else None
     with bars_for_people():
-        graphprune.save_pretrained(slim, output, processing=options.tokenizer)
+        graphprune.save_pretrained(slim, output, processing=options.tokenizer, example_inputs=inputs)
 
 
 def _onnx(slim: nn.Module, output: Path, options: ExportOptions) -> None:
@@ -103,7 +104,7 @@ FILE_KINDS = {
         ("input",),
         files=("slim_model.py", "slim_model.safetensors"),
     ),
-    "hf": FileKind("a folder that stock Transformers loads", _huggingface, ("tokenizer",)),
+    "hf": FileKind("a folder that stock Transformers loads", _huggingface, ("input", "tokenizer")),
     "deci": FileKind("a folder that vLLM, SGLang or TensorRT-LLM runs", _deci, ("tokenizer", "serve")),
     "gguf": FileKind("a file that stock llama.cpp runs", _gguf, ("tokenizer", "dtype"), file=True),
     "onnx": FileKind("an ONNX file, with the batch size open", _onnx, ("input",), file=True),

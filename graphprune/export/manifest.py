@@ -12,6 +12,7 @@ from msgspec import Struct, to_builtins
 
 from graphprune.errors import LoadError
 from graphprune.export.architecture import Architecture
+from graphprune.export.held_settings import check_settings
 from graphprune.export.libraries import is_data
 from graphprune.export.structure import LAYOUTS, ModuleData, Structure, TensorData, decode
 from graphprune.pruning.plan_json import MOST_ENTRIES
@@ -103,6 +104,8 @@ def _check_module(module: ModuleData, structure: Structure, paths: set[str]) -> 
         raise ValueError(f"structure: {module.path!r} holds {missing[0]!r}, which is not there")
     for value in module.settings.values():
         decode(value)
+    for found in module.objects.values():
+        check_settings(found)
 
 
 def _check_tensor(name: str, data: TensorData, structure: Structure) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.export.held_settings import holds_settings, set_settings
 from graphprune.export.structure import (
     ModuleData,
     Structure,
@@ -29,7 +30,8 @@ def restore(model: nn.Module, structure: Structure, tensors: Mapping[str, Tensor
     """Make ``model`` what was saved; nothing is run for it but constructors of nothing.
 
     Modules of ``torch.nn`` that are others than in ``model`` are made anew. Numbers, flags and short names among the
-    attributes are set; parameters and buffers are those that were saved, whatever their shapes.
+    attributes are set, and those in configurations; parameters and buffers are those that were saved, whatever their
+    shapes.
 
     Args:
         model: as the plans make it, on any device; it is changed.
@@ -134,6 +136,9 @@ class _Restoring:
             self._hold(module, name, keys, data.path)
         for name, value in data.settings.items():
             self._set(module, name, decode(value), data.path)
+        for name, found in data.objects.items():
+            if holds_settings(holder := vars(module).get(name)):
+                set_settings(holder, found)
         for name, function in data.functions.items():
             now = function_name(vars(module).get(name))
             if now is not None and now != function:

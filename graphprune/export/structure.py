@@ -11,6 +11,7 @@ from msgspec import Struct
 from torch import Tensor, nn
 
 from graphprune.errors import SaveError
+from graphprune.export.held_settings import described_settings, holds_settings
 from graphprune.tracing.size_places import attributes_held
 from graphprune.utils.checks import with_article
 from graphprune.utils.modules import module_kind, named_modules
@@ -52,6 +53,7 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
         settings: plain attributes; a tuple is ``{"tuple": [...]}``.
         functions: by attribute the name of the function or class in it.
         others: the other attributes that are not None.
+        objects: by attribute the settings of a configuration or the like in it, where it is met first.
         hooks: how many hooks its calls have, but for those of ``torch.nn.utils``.
     """
 
@@ -66,6 +68,7 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     settings: dict[str, Any] = {}
     functions: dict[str, str] = {}
     others: tuple[str, ...] = ()
+    objects: dict[str, dict[str, Any]] = {}
     hooks: int = 0
 
 
@@ -96,6 +99,7 @@ class _Walk:
     def __init__(self) -> None:
         self.data: dict[str, TensorData] = {}
         self.tensors: dict[str, Tensor] = {}
+        self.objects: set[int] = set()
         self._names: dict[int, str] = {}
         self._memory: dict[Any, str] = {}
         self._alive: list[Tensor] = []
@@ -173,6 +177,7 @@ def _module(
         settings=own.settings,
         functions=own.functions,
         others=tuple(own.others),
+        objects=own.objects,
         hooks=hook_count(module),
     )
 
@@ -191,6 +196,7 @@ class _Attributes:
         self.settings: dict[str, Any] = {}
         self.functions: dict[str, str] = {}
         self.others: list[str] = []
+        self.objects: dict[str, dict[str, Any]] = {}
         for name, value in own_attributes(module):
             held = list(tensors_of(value))
             if held:
@@ -204,6 +210,8 @@ class _Attributes:
                 self.functions[name] = function
             else:
                 self.others.append(name)
+                if holds_settings(value) and (found := described_settings(value, walk.objects)):
+                    self.objects[name] = found
 
 
 def own_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -73,8 +73,28 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
         built = _counting(graph, built, wanted)
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **changed_fields(graph.model, built)}, left, True, scales)
-    partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
-    return FollowedSizes({**others, **(changed_fields(graph.model, partly) if partly else {})}, left, False, scales)
+    partly, unsaid = _partly(
+        graph, fields.values(scales) if scales and fields else {}, _alike(graph, suggested, wanted)
+    )
+    return FollowedSizes({**others, **partly}, (*left, *unsaid), False, scales)
+
+
+def _partly(graph: Analysis, values: Mapping[str, int], alike: nn.Module | None) -> tuple[dict[str, int], list[str]]:
+    """The fields that follow although the class builds something else, and those of its own that stay.
+
+    Args:
+        graph: the analyzed model.
+        values: of fields that some of the sizes tell.
+        alike: what the class builds in all sizes, with other numbers. With all of its fields the class would load the
+            weights without a word, and compute something else.
+    """
+    if alike is None:
+        partly = _rebuilt(graph.model, values) if values else None
+        return (changed_fields(graph.model, partly) if partly else {}), []
+    known = config_fields(config_of(alike))
+    agreed = {name: value for name, value in values.items() if known.get(name) == value}
+    followed, unsaid = _partly(graph, agreed, None)[0], changed_fields(graph.model, alike)
+    return followed, [path for path in unsaid if path.startswith(CONFIG) and path not in followed]
 
 
 def _wanted(graph: Analysis, plan: Plan) -> Columns:
@@ -127,6 +147,16 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
     same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())
     return built if same and parameters <= found.keys() else None
+
+
+def _alike(graph: Analysis, suggested: Mapping[str, int], wanted: Columns) -> nn.Module | None:
+    """What the class builds with all parameters as they are wanted, and all integers that ``forward`` reads.
+
+    A number that it works out from a size (``head_dim ** -0.5``), or a buffer that nothing reads, may be another one.
+    """
+    parameters = tables(graph.model).parameters
+    sizes = {c: n for c, n in wanted.items() if (c[0] in parameters if c[1] != ATTRIBUTE else c[0] in graph.reads)}
+    return _built(graph, suggested, sizes) or _guessed(graph, suggested, sizes)
 
 
 def _counting(graph: Analysis, built: nn.Module, wanted: Columns) -> nn.Module:

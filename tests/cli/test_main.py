@@ -398,7 +398,7 @@ def test_export_onnx_with_the_inputs_of_the_trace(bundle, spec, tmp_path):
     ("arguments", "said"),
     [
         (("--to", "cloud"), "--to: 'cloud' is no kind of file; needed is one of source, loader"),
-        (("--to", "hf", "--input", "1,3,8,8"), "--input: is not for --to hf"),
+        (("--to", "deci", "--input", "1,3,8,8"), "--input: is not for --to deci"),
         (("--to", "source", "--tokenizer", "there"), "--tokenizer: is not for --to source"),
         (("--to", "source", "-o", "SAME"), "is the bundle itself"),
         (("--to", "onnx", "-o", "FILE"), "exists; give another path"),

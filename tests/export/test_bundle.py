@@ -1,6 +1,7 @@
 """Bundles: written whole or not at all, loaded without the dense model where a library knows it, exactly as saved."""
 
 import copy
+import dataclasses
 import errno
 import importlib
 import json
@@ -24,7 +25,15 @@ import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    DetrConfig,
+    DetrForObjectDetection,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ResNetConfig,
+)
 
 import graphprune
 from graphprune.errors import InputError, LoadError, PlanError, SaveError
@@ -170,6 +179,17 @@ def llama() -> tuple[nn.Module, Any]:
     return model, {"input_ids": IDS}
 
 
+def detr() -> tuple[nn.Module, Any]:
+    """Its configuration keeps arguments that it neither needs nor writes."""
+    parts = dict.fromkeys(("encoder_layers", "decoder_layers"), 1) | dict.fromkeys(
+        ("encoder_attention_heads", "decoder_attention_heads"), 4
+    )
+    sizes = dict(d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, num_queries=5, backbone=None, **parts)
+    trunk = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage2"])
+    config = DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=trunk, **sizes)
+    return DetrForObjectDetection(config), {"pixel_values": IMAGE}
+
+
 def bert() -> tuple[nn.Module, Any]:
     return BertModel(
         BertConfig(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
@@ -198,8 +218,9 @@ def timm_vit() -> tuple[nn.Module, Any]:
         (timm_vit, "timm", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
         (llama, "transformers", "LlamaForCausalLM"),
         (bert, "transformers", "BertModel"),
+        (detr, "transformers", "DetrForObjectDetection"),
     ],
-    ids=["squeezenet", "new head", "timm", "llama", "bert"],
+    ids=["squeezenet", "new head", "timm", "llama", "bert", "detr"],
 )
 def test_models_of_libraries_need_nothing_but_the_folder(tmp_path: Path, make: Any, source: str, name: str) -> None:
     torch.manual_seed(0)
@@ -221,6 +242,85 @@ def test_models_of_libraries_need_nothing_but_the_folder(tmp_path: Path, make: A
         assert getattr(loaded, "generation_config", None) == getattr(slim, "generation_config", None)
     graphprune.save(loaded, tmp_path)  # what was loaded is saved again
     assert_same(graphprune.load(tmp_path), slim)
+
+
+def as_a_trainer_leaves_it(config: Any) -> None:
+    config.use_cache, config.architectures, config.dtype = False, ["LlamaForCausalLM"], torch.float32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_a_trainer_leaves_it,
+        lambda config: setattr(config, "pad_token_id", 7),
+        lambda config: setattr(config, "attention_dropout", 0.1),
+        lambda config: setattr(config, "id2label", {0: "no", 1: "yes"}),
+        lambda config: setattr(config, "ours", {"seen": (1, float("inf"))}),
+    ],
+    ids=["trainer", "pad", "dropout", "labels", "own"],
+)
+def test_a_configuration_is_loaded_as_it_was_saved(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    """A change of it made the bundle one that is loaded with ``model=`` only, and then it was lost."""
+    torch.manual_seed(0)
+    model, inputs = llama()
+    slim: Any = graphprune.prune_model(model.eval(), 0.5, inputs)
+    before, dense = set(vars(model.config)), model.config.to_dict()
+    change(slim.config)
+    slim.generation_config.max_new_tokens = 9
+    graphprune.save(slim, tmp_path)
+    for given in ((), (model,)):
+        loaded: Any = graphprune.load(tmp_path, *given)
+        assert vars(loaded.config) == vars(slim.config)
+        assert loaded.generation_config.to_dict() == slim.generation_config.to_dict()
+        assert loaded.model.layers[0].self_attn.config is loaded.config
+    assert (set(vars(model.config)), model.config.to_dict()) == (before, dense)
+
+
+def test_new_words_after_pruning_are_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = llama()
+    slim: Any = graphprune.prune_model(model.eval(), 0.5, inputs)
+    slim.resize_token_embeddings(60, mean_resizing=False)
+    graphprune.save(slim, tmp_path)
+    for loaded in (graphprune.load(tmp_path), graphprune.load(tmp_path, model)):
+        assert_same(loaded, slim)
+        assert loaded.config.vocab_size == 60
+
+
+@dataclasses.dataclass
+class Inner:
+    scale: float = 2.0
+
+
+@dataclasses.dataclass
+class Outer:
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    names: tuple[str, ...] = ("a",)
+    private: Any = None
+
+
+class Configured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = Outer()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+        self.first.settings = self.settings.inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu()) * self.settings.inner.scale  # type: ignore[no-any-return]
+
+
+def test_settings_of_users_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
+    model = Configured()
+    slim: Any = graphprune.prune_model(model, 0.5, torch.ones(1, 4))
+    slim.settings.inner.scale, slim.settings.names = 3.0, ("b", "c")
+    graphprune.save(slim, tmp_path)
+    for given in ((), (model,)):
+        loaded: Any = graphprune.load(tmp_path, *given, trust_factory=True)
+        assert loaded.settings == slim.settings
+        assert loaded.first.settings is loaded.settings.inner
+        assert torch.equal(loaded(torch.ones(1, 4)), slim(torch.ones(1, 4)))
+    assert model.settings == Outer()
 
 
 def of_timm(name: str, classes: int, **given: Any) -> Callable[[], nn.Module]:
@@ -1042,6 +1142,10 @@ def endless_module(data: Any) -> None:
     data["structure"]["modules"][1]["children"] = {"again": ""}
 
 
+def setting(name: str, value: Any) -> Callable[[Any], None]:
+    return lambda data: data["structure"]["modules"][0].update(objects={"config": {name: value}})
+
+
 def other_file(data: Any) -> None:
     data["../../../etc/passwd"] = data["plan-0.json"]
 
@@ -1053,6 +1157,11 @@ def other_file(data: Any) -> None:
         ("plan-0.json", many_indices, "indices, more than weights of [0-9]+ bytes can need"),
         ("bundle.json", endless_module, "a module holds itself"),
         ("bundle.json", lambda data: data["structure"]["tensors"].clear(), "holds '.*', which is not there"),
+        ("bundle.json", setting("auto_map", {"keys": [], "values": []}), "'auto_map' is no name of a setting"),
+        ("bundle.json", setting("inner", {"object": {"__class__": 1}}), "'__class__' is no name of a setting"),
+        ("bundle.json", setting("sizes", {"keys": [[1]], "values": [1]}), "is no key"),
+        ("bundle.json", setting("sizes", {"tuple": 1}), "is no setting"),
+        ("bundle.json", setting("inner", {"object": 1}), "are no settings"),
         ("bundle.json", lambda data: data.update(plans=7), "does not hold the 7 plans"),
         ("bundle.json", lambda data: data.update(format=99), "bundle format '99'; this version reads format 1"),
         ("checksums.json", other_file, "is no name of a file in it"),

@@ -105,6 +105,22 @@ def test_the_base_of_an_adapted_model_is_pruned(options: dict[str, Any], tmp_pat
 
 
 @quietly
+def test_all_adapters_that_are_active_follow() -> None:
+    peft = pytest.importorskip("peft")
+    model = adapted(target_modules=["q_proj", "down_proj"])
+    model.add_adapter("other", peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["v_proj", "down_proj"]))
+    with pytest.warns(graphprune.UnreachedWarning, match=r"v_proj\.lora_B\.other\.weight"):
+        graphprune.trace(model, {"input_ids": IDS}).plan(0.5)
+    model.base_model.set_adapter(["default", "other"])
+    plan = graphprune.trace(model, {"input_ids": IDS}).plan(0.5)
+    slim = plan.apply(model)
+    for name in ("default", "other"):
+        for one in (model, slim):
+            one.base_model.set_adapter(name)
+        assert graphprune.verify(model, slim, plan, {"input_ids": IDS}).passed
+
+
+@quietly
 def test_an_adapter_of_the_dense_model_is_cut() -> None:
     peft = pytest.importorskip("peft")
     model = adapted(target_modules=["q_proj"])

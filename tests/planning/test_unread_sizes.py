@@ -242,6 +242,23 @@ def test_heads_of_latent_keys_follow_those_of_queries_though_no_size_tells_them(
         torch.testing.assert_close(slim(tokens).logits, fused, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
+def test_a_width_of_heads_that_a_configuration_cannot_say_is_stale(kind: str) -> None:
+    """The class would work out another scale of scores. Half of the heads in its place gave their whole width too."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 99, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes, **heads)).eval()
+    plan = graphprune.trace(model).plan(head_width=0.5, mlp=0.5)
+    config, attention = plan.apply(model).config, plan.apply(model).model.layers[0].self_attn
+    assert (attention.q_proj.out_features, attention.k_proj.out_features, attention.head_dim) == (16, 8, 4)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 8)
+    assert config.intermediate_size == 24
+    assert plan.stale == ("config.head_dim",)
+
+
 def test_features_that_a_model_of_timm_without_a_classifier_returns() -> None:
     timm = pytest.importorskip("timm")
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

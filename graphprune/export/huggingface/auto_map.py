@@ -8,7 +8,7 @@ safetensors, the generation configuration, tokenizer and processor files.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, nested_fields
+from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, merged_fields, nested_fields
 from graphprune.export.huggingface.generated_module import GeneratedModule, base_class, imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_buffers, is_size, same_outputs
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.huggingface.weight_files import TransformersFiles, WeightFiles
 from graphprune.export.slim_record import SlimRecord, slim_record
+from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.utils.checks import shown, with_article
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.folders import replace_folder
@@ -46,6 +47,7 @@ def write_auto_map(
     processing: Processing = None,
     files: WeightFiles | None = None,
     replace: Replace = replace_folder,
+    example_inputs: Any = None,
 ) -> None:
     """Write a folder that ``AutoModel...from_pretrained(folder, trust_remote_code=True)`` loads without graphprune.
 
@@ -57,17 +59,19 @@ def write_auto_map(
         processing: the tokenizer or processor that belongs to the model, or a folder with their files.
         files: how weights are written, and how the folder is loaded; None: by Transformers.
         replace: lets a function fill a new folder, and puts that in the place of ``folder``.
+        example_inputs: what outputs are compared on, as for :func:`graphprune.trace`; None: what is guessed.
 
     Raises:
         ExportError: the folder would not load as the same model; the message says why.
         InputError: the model is none of Transformers, or the directory holds something else.
     """
     export = _Export.of(slim)
+    calls = None if example_inputs is None else calls_of(example_inputs)
 
     def write(temporary: Path) -> None:
         left: _Export | None = export
         for _ in range(ATTEMPTS):
-            left = None if left is None else left.write(temporary, files or TransformersFiles())
+            left = None if left is None else left.write(temporary, files or TransformersFiles(), calls)
         if left is not None:
             raise ExportError(
                 "slim: the folder makes another model of it when it is loaded",
@@ -145,7 +149,7 @@ class _Export:
         module = GeneratedModule(type(slim), config, exchanged, bool(record.skipped), bool(record.zeroed), layered)
         return _Export(slim, dense, record, true, module, _resized_buffers(slim, dense.model))
 
-    def write(self, folder: Path, files: WeightFiles) -> _Export | None:
+    def write(self, folder: Path, files: WeightFiles, calls: Sequence[MethodCall] | None) -> _Export | None:
         """Write all but the files of tokenizers, and load it.
 
         Returns:
@@ -164,25 +168,25 @@ class _Export:
             loaded = files.read(type(model), folder, self.slim.dtype)
         except RuntimeError as error:  # the class makes buffers anew, in sizes that it reads in the configuration
             return self.without_true_fields(f"fails to load ({error})")
-        return self._compared(loaded)
+        return self._compared(loaded, calls)
 
     def _float32(self) -> tuple[str, ...]:
         """The names of buffers that keep their precision when they are read; others take that of the model."""
         names = {n.rpartition(".")[2] for n in self.kept if self.slim.get_buffer(n).dtype == torch.float32}
         return tuple(sorted(names))
 
-    def _compared(self, loaded: Any) -> _Export | None:
+    def _compared(self, loaded: Any, calls: Sequence[MethodCall] | None) -> _Export | None:
         loaded.__class__ = type(self.slim)
         differing = differing_buffers(self.slim, loaded, self.kept, self.true.dense)
         if differing:
             return replace(self, kept=tuple(sorted({*self.kept, *differing})))
-        return None if same_outputs(self.slim, loaded) else self.without_true_fields("has other outputs")
+        return None if same_outputs(self.slim, loaded, calls) else self.without_true_fields("has other outputs")
 
     def _fields(self) -> dict[str, Any]:
         """The contents of ``config.json``."""
         fields: dict[str, Any] = self.slim.config.to_dict()
         fields |= {"model_type": self.module.model_type, "auto_map": _auto_map(self.module)}
-        fields |= self.true.fields
+        fields = merged_fields(fields, nested_fields(self.true.fields))
         if self.module.dense:
             fields["dense_sizes"] = nested_fields(self.dense.fields | self.true.dense)
         if self.record.skipped:

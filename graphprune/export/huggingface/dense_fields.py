@@ -95,12 +95,12 @@ def _stock_config(slim: Any) -> Any:
         return copy.deepcopy(slim.config)
     fields = slim.config.to_dict()
     dense = getattr(slim.config, "dense_sizes", None) or {}
-    return base_class(type(slim.config)).from_dict(_merged(fields, dense))  # type: ignore[attr-defined]
+    return base_class(type(slim.config)).from_dict(merged_fields(fields, dense))  # type: ignore[attr-defined]
 
 
-def _merged(fields: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def merged_fields(fields: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Fields with others in their place, within nested ones too."""
-    inner = {n: _merged(fields[n], value) if isinstance(value, Mapping) else value for n, value in other.items()}
+    inner = {n: merged_fields(fields[n], value) if isinstance(value, Mapping) else value for n, value in other.items()}
     return {**fields, **inner}
 
 

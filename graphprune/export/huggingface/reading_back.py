@@ -14,7 +14,7 @@ from graphprune.export.huggingface.same_program import equal_tensors, equal_valu
 from graphprune.export.slim_record import slim_record
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.example_inputs.guess import first_that_runs
-from graphprune.tracing.inputs import Inputs, normalize
+from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.evaluation import evaluating
 
@@ -55,20 +55,24 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
     return list(found)
 
 
-def same_outputs(slim: nn.Module, loaded: nn.Module) -> bool:
+def same_outputs(slim: nn.Module, loaded: nn.Module, given: Sequence[MethodCall] | None = None) -> bool:
     """Do both work out the same for example inputs? Rounding of kernels may differ with where tensors lie.
 
     Their tensors are the same. Where they call the same with these, nothing needs to be worked out.
 
+    Args:
+        slim, loaded: the models.
+        given: what both are run on; None: what is guessed.
+
     Raises:
         InputError: no example inputs were found.
     """
-    same = same_program(slim, loaded)
+    same = same_program(slim, loaded, given)
     if same is not None:
         return same
-    inputs, outputs = first_that_runs(slim, lambda guess: _outputs(slim, guess))
+    calls, outputs = _first_outputs(slim) if given is None else (given, _outputs(slim, given))
     try:
-        found = _outputs(loaded, inputs)
+        found = _outputs(loaded, calls)
     except (RuntimeError, ValueError, IndexError):  # sizes do not fit each other
         return False
     return difference(outputs, found).relative <= max(SAME, 2 * _rounding(slim))
@@ -80,11 +84,19 @@ def _rounding(model: nn.Module) -> float:
     return max((torch.finfo(one).eps for one in types), default=0.0)
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    args, kwargs = normalize(inputs)
+def _first_outputs(model: nn.Module) -> tuple[Sequence[MethodCall], list[Tensor]]:
+    inputs, outputs = first_that_runs(model, lambda guess: _outputs(model, calls_of(guess)))
+    return calls_of(inputs), outputs
+
+
+def _outputs(model: nn.Module, calls: Sequence[MethodCall]) -> list[Tensor]:
+    return [tensor for call in calls for tensor in _outputs_of(model, call)]
+
+
+def _outputs_of(model: nn.Module, call: MethodCall) -> list[Tensor]:
     with evaluating(model), runs_forgotten(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some mask at random
-        found = model(*args, **kwargs)
+        found = call.run(model)
     values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]
     return [value.detach() for value in values if isinstance(value, Tensor)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,26 +12,35 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.tracing.call_list import NODES
 from graphprune.tracing.example_inputs.guess import first_that_runs
-from graphprune.tracing.inputs import calls_of
+from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.running import Replay, replay_on_shapes
 from graphprune.utils.equality import same_values
 
 
-def same_program(one: nn.Module, other: nn.Module) -> bool | None:
+def same_program(one: nn.Module, other: nn.Module, given: Sequence[MethodCall] | None = None) -> bool | None:
     """Do two models call the same operations, with the same numbers, on equal tensors of the same names?
 
     False: with another number, so that they compute something else. None says nothing: programs may differ in other
     ways and compute the same, and some look at values, which are not there.
+
+    Args:
+        one, other: the models.
+        given: what both are run on; None: what is guessed.
     """
     try:
-        inputs, run = first_that_runs(one, lambda guess: replay_on_shapes(one, calls_of(guess)))
-        replay = replay_on_shapes(other, calls_of(inputs))
+        calls, run = _first_run(one) if given is None else (given, replay_on_shapes(one, given))
+        replay = replay_on_shapes(other, calls)
     except (InputError, RuntimeError, ValueError, IndexError):  # sizes do not fit each other, or values are needed
         return None
     mine, others = _content(run), _content(replay)
     if _factors(run) != _factors(replay):
         return False
     return (mine == others and _on_equal_tensors((one, run), (other, replay))) or None
+
+
+def _first_run(model: nn.Module) -> tuple[Sequence[MethodCall], Replay]:
+    inputs, run = first_that_runs(model, lambda guess: replay_on_shapes(model, calls_of(guess)))
+    return calls_of(inputs), run
 
 
 def _factors(run: Replay) -> Counter[Any]:

@@ -41,6 +41,7 @@ def save_pretrained(
     max_shard_size: int | str = MAX_SHARD_SIZE,
     remote_code: bool = True,
     read_back: bool = True,
+    example_inputs: Any = None,
 ) -> None:
     """Write a folder that Transformers' ``from_pretrained`` loads, where graphprune is not installed.
 
@@ -58,6 +59,8 @@ def save_pretrained(
         remote_code: False: write nothing that needs ``trust_remote_code=True``.
         read_back: load a checkpoint before it takes its place, and compare all weights and buffers, which takes the
             memory of another model. The other kind of folder always is.
+        example_inputs: what the outputs of that other kind are compared on, as for :func:`graphprune.trace`; found by
+            guessing if left out.
 
     Raises:
         ExportError: the folder would load as another model, or would need ``trust_remote_code=True`` and must not; the
@@ -77,8 +80,9 @@ def save_pretrained(
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
+    files = TransformersFiles(max_shard_size)
     write_pretrained(
-        slim, folder, source, TransformersFiles(max_shard_size), remote_code=remote_code, read_back=read_back
+        slim, folder, source, files, remote_code=remote_code, read_back=read_back, example_inputs=example_inputs
     )
 
 
@@ -91,6 +95,7 @@ def write_pretrained(
     remote_code: bool,
     read_back: bool,
     replace: Replace = replace_folder,
+    example_inputs: Any = None,
 ) -> None:
     """See :func:`save_pretrained`.
 
@@ -109,7 +114,7 @@ def write_pretrained(
                 needed=error.needed,
                 do="plan with layers='equal', leave remote_code=False out, or use graphprune.save",
             ) from error
-        write_auto_map(slim, folder, processing=processing, files=files, replace=replace)
+        write_auto_map(slim, folder, processing=processing, files=files, replace=replace, example_inputs=example_inputs)
 
 
 def _write_stock(

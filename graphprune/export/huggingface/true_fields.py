@@ -1,7 +1,8 @@
 """Fields of a configuration that say the sizes a slim model has, as far as Transformers has words for them.
 
 Libraries read the width (``hidden_size``), caches and exporters the heads of every layer. A field that holds for all
-layers gets the slim number; where layers differ, ``config.json`` has theirs as ``layer_sizes``.
+layers gets the slim number; where layers differ, ``config.json`` has theirs as ``layer_sizes``. Of models that take
+more than text, these are fields of the configuration of their text, which has no ``layer_sizes``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LAYER_SIZES = "layer_sizes"
 
 @dataclass(frozen=True)
 class TrueFields:
-    """Fields as ``config.json`` has them.
+    """Fields as ``config.json`` has them, by their place (``"hidden_size"``, ``"text_config.hidden_size"``).
 
     Attributes:
         fields: those with the sizes of the slim model.
@@ -41,12 +42,41 @@ class TrueFields:
         """Only those that are the same in the dense model."""
         return TrueFields({name: value for name, value in self.fields.items() if name not in self.dense})
 
-    def note(self, config: Any, name: str, value: int | None) -> None:
-        """Give a field another value, under the name that this configuration has for it."""
-        own = config.attribute_map.get(name, name)
-        if getattr(config, own, None) != value and not _is_computed(config, own):
-            self.fields[own] = value
-            self.dense[own] = getattr(config, own, None)
+    def note(self, owner: _Owner, name: str, value: int | None) -> None:
+        """Give a field another value, under the name that its configuration has for it."""
+        own = owner.config.attribute_map.get(name, name)
+        before = getattr(owner.config, own, None)
+        if before != value and not _is_computed(owner.config, own):
+            self.fields[owner.prefix + own] = value
+            self.dense[owner.prefix + own] = before
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """A configuration with sizes of the layers, and how places of its fields begin in that of the model."""
+
+    config: Any
+    prefix: str
+
+
+def _text_owner(config: Any) -> _Owner | None:
+    """What describes the text of a model: its configuration, or one within; None: it is none of these."""
+    if not hasattr(config, "get_text_config"):
+        return _Owner(config, "")
+    text = config.get_text_config(decoder=True)
+    prefix = _prefix_of(config, text)
+    return None if prefix is None else _Owner(text, prefix)
+
+
+def _prefix_of(config: Any, inner: Any) -> str | None:
+    """How places of the fields of ``inner`` begin in a configuration; None: it is not within."""
+    if config is inner:
+        return ""
+    for name, value in vars(config).items():
+        below = _prefix_of(value, inner) if hasattr(value, "to_dict") and hasattr(value, "__dict__") else None
+        if below is not None:
+            return f"{name}.{below}"
+    return None
 
 
 def _is_computed(config: Any, name: str) -> bool:
@@ -57,12 +87,15 @@ def _is_computed(config: Any, name: str) -> bool:
 def true_fields(slim: Any, dense: Any) -> TrueFields:
     """The fields of a slim model, beside the ``dense`` one before pruning."""
     found = TrueFields()
-    widths = [_embedding_width(model) for model in (slim, dense)]
-    if widths[1] is not None and getattr(dense.config, "hidden_size", None) == widths[1] != widths[0]:
-        found.note(dense.config, "hidden_size", widths[0])
     decoder = getattr(type(slim), "can_generate", bool)() and not slim.config.is_encoder_decoder
+    owner = _text_owner(dense.config) if decoder else _Owner(dense.config, "")
+    if owner is None:
+        return found
+    widths = [_embedding_width(model) for model in (slim, dense)]
+    if widths[1] is not None and getattr(owner.config, "hidden_size", None) == widths[1] != widths[0]:
+        found.note(owner, "hidden_size", widths[0])
     if decoder and slim.main_input_name == "input_ids":
-        _note_layers(found, _layers(slim), dense.config)
+        _note_layers(found, _layers(slim), owner)
     return found
 
 
@@ -75,13 +108,14 @@ def _embedding_width(model: Any) -> int | None:
     return embeddings.weight.shape[1] if isinstance(embeddings, nn.Embedding) else None
 
 
-def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], config: Any) -> None:
+def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], owner: _Owner) -> None:
     """Note the sizes of layers that keep keys and values: once if all have the same, else of each."""
+    config = owner.config
     if not layers:
         return
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if not _is_computed(config, "head_dim"):
-        found.fields["head_dim"] = width
+        found.fields[f"{owner.prefix}head_dim"] = width
     varying = []
     for name in dict.fromkeys(name for sizes in layers.values() for name in sizes):
         if (name != "head_dim" and not hasattr(config, name)) or _is_computed(config, name):
@@ -90,13 +124,17 @@ def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], config: Any) 
         if len(values) > 1:
             varying.append(name)
         elif name != "head_dim" or values != {width}:
-            found.note(config, name, values.pop())
-    if varying:
-        numbers = range(max(layers) + 1)
-        found.fields[LAYER_SIZES] = [
-            {config.attribute_map.get(n, n): layers[i][n] for n in varying if n in layers[i]} if i in layers else {}
-            for i in numbers
-        ]
+            found.note(owner, name, values.pop())
+    if varying and not owner.prefix:
+        found.fields[LAYER_SIZES] = _each_layer(layers, varying, config)
+
+
+def _each_layer(layers: dict[int, LayerSizes], names: list[str], config: Any) -> list[LayerSizes]:
+    """Sizes of every layer, by the names that the configuration has for them."""
+    return [
+        {config.attribute_map.get(n, n): layers[i][n] for n in names if n in layers[i]} if i in layers else {}
+        for i in range(max(layers) + 1)
+    ]
 
 
 def _layers(slim: Any) -> dict[int, LayerSizes]:

@@ -104,6 +104,38 @@ def test_nested_configurations(tmp_path: Path) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
+def llava() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A model of images and text, whose configuration has the sizes of each within."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, **sizes, "num_hidden_layers": 2}
+    text = {"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2, **sizes}
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=60)
+    ids = torch.cat([torch.full((2, 4), 60), torch.arange(8).reshape(2, 4)], 1)
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16)
+    return transformers.LlavaForConditionalGeneration(config).eval(), {"input_ids": ids, "pixel_values": images}
+
+
+def test_the_configuration_within_has_the_numbers_of_the_text(tmp_path: Path) -> None:
+    dense, inputs = llava()
+    slim: Any = graphprune.trace(dense, inputs).plan(kv_groups=0.5, mlp=0.5).apply(dense)
+    write_auto_map(slim, tmp_path / "slim")
+    config = read_config(tmp_path / "slim")
+    text, before = config["text_config"], config["dense_sizes"]["text_config"]
+    names = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+    assert [text[name] for name in names] == [2, 1, 8, 24]
+    assert before == {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    assert "head_dim" not in config
+    loaded = load(tmp_path / "slim")
+    assert loaded.config.text_config.num_key_value_heads == 1
+    with torch.no_grad():
+        torch.testing.assert_close(slim(**inputs).logits, loaded(**inputs).logits, rtol=0, atol=1e-6)
+        words = [
+            model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0) for model in (slim, loaded)
+        ]
+    assert torch.equal(*words)
+
+
 def test_blocks_left_out_stay_out(tmp_path: Path) -> None:
     slim: Any = slim_family("llama", depth=0.4, mlp=0.3)
     write_auto_map(slim, tmp_path / "slim")

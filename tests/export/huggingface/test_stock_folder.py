@@ -72,6 +72,26 @@ def test_layers_that_differ_need_remote_code(tmp_path: Path) -> None:
         auto.from_pretrained(tmp_path / "plain")
 
 
+def test_outputs_are_compared_on_inputs_that_are_given_where_none_are_guessed(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ClapConfig(
+        text_config={"vocab_size": 60, "intermediate_size": 24, "projection_dim": 32, **sizes},
+        audio_config={"spec_size": 64, "num_mel_bins": 16, "window_size": 4, "depths": [1], "num_attention_heads": [2]}
+        | {"patch_embeds_hidden_size": 16, "hidden_size": 16, "projection_dim": 32, "enable_fusion": False},
+        projection_dim=32,
+    )
+    torch.manual_seed(0)
+    dense = transformers.ClapModel(config).eval()
+    inputs = {"input_ids": torch.arange(2, 14).reshape(2, 6), "input_features": torch.randn(2, 1, 256, 16)}
+    slim = graphprune.trace(dense, inputs).plan(0.5, importance="random").apply(dense)
+    with pytest.raises(InputError, match="no guessed example inputs fit"):
+        graphprune.save_pretrained(slim, tmp_path / "slim")
+    graphprune.save_pretrained(slim, tmp_path / "slim", example_inputs=inputs)
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "slim", trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits_per_audio, slim(**inputs).logits_per_audio)
+
+
 def test_a_width_that_scales_embeddings_is_not_passed_off(tmp_path: Path) -> None:
     slim = _slim("gemma3", width=0.5)
     assert slim.model.embed_tokens.weight.shape[1] == 32

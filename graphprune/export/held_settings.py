@@ -1,0 +1,132 @@
+"""Settings in objects that modules hold, such as configurations: written down as data, and set in another model.
+
+What counts are plain values under public names. They are put past the setters and checks of the object's class, which
+may refuse the sizes that pruning leaves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from argparse import Namespace
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from graphprune.tracing.size_places import is_plain_object
+
+_DEEPEST = 12
+
+_LEFT_OUT = frozenset(("auto_map", "quantization_config", "transformers_version"))
+"""Names that bring other code with them, or say what wrote a file."""
+
+
+class _Unwritten(Exception):
+    """A value is more than plain data."""
+
+
+def holds_settings(value: Any) -> bool:
+    """Is it an object that is there to hold settings: a configuration, a dataclass or a namespace?"""
+    known = hasattr(type(value), "to_dict") or isinstance(value, Namespace | SimpleNamespace)
+    return (known or dataclasses.is_dataclass(value)) and is_plain_object(value) and hasattr(value, "__dict__")
+
+
+def described_settings(holder: Any, seen: set[int]) -> dict[str, Any]:
+    """The settings of an object as JSON data, those of objects within too.
+
+    Args:
+        holder: an object that :func:`holds_settings`.
+        seen: the identities of objects that are described already, of which nothing is said again; gets new ones.
+    """
+    if id(holder) in seen:
+        return {}
+    seen.add(id(holder))
+    return dict(_described(holder, seen))
+
+
+def set_settings(holder: Any, data: dict[str, Any]) -> None:
+    """Give an object the settings that were described of another one; what it has beside them stays."""
+    own = vars(holder)
+    for name, item in data.items():
+        now = own.get(name)
+        if isinstance(item, dict) and "object" in item:
+            if holds_settings(now):
+                set_settings(now, item["object"])
+        elif name in own or not hasattr(type(holder), name):
+            own[name] = _decoded(item, _DEEPEST)
+
+
+def check_settings(data: Any, levels: int = _DEEPEST) -> None:
+    """Raise a ValueError if it is not what :func:`described_settings` makes."""
+    if not isinstance(data, dict) or not levels:
+        raise ValueError(f"{str(data)[:60]} are no settings")
+    for name, item in data.items():
+        if not _may_be_set(name):
+            raise ValueError(f"{name[:60]!r} is no name of a setting")
+        if isinstance(item, dict) and item.keys() == {"object"}:
+            check_settings(item["object"], levels - 1)
+        else:
+            _decoded(item, levels - 1)
+
+
+def _may_be_set(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_") and name not in _LEFT_OUT
+
+
+def _described(holder: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(holder).items():
+        if not _may_be_set(name):
+            continue
+        if holds_settings(value):
+            yield name, {"object": described_settings(value, seen)}
+            continue
+        try:
+            yield name, _encoded(value, _DEEPEST)
+        except _Unwritten:
+            continue  # as anything else that a bundle does not hold, it is compared when the bundle is written
+
+
+def _encoded(value: Any, levels: int) -> Any:
+    kind = type(value)
+    if kind in (bool, str, type(None)) or (kind is int and abs(value) < 1 << 63):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if kind is torch.dtype:
+        return {"dtype": str(value).removeprefix("torch.")}
+    if kind not in (list, tuple, dict) or not levels:
+        raise _Unwritten
+    entries = [_encoded(item, levels - 1) for item in (value.values() if kind is dict else value)]
+    if kind is dict:
+        return {"keys": [_encoded(key, 0) for key in value], "values": entries}
+    return {"tuple": entries} if kind is tuple else entries
+
+
+def _decoded(data: Any, levels: int) -> Any:
+    """The inverse of :func:`_encoded`.
+
+    Raises:
+        ValueError: it is not what that makes.
+    """
+    if not isinstance(data, list | dict):
+        return data
+    if isinstance(data, list) and levels:
+        return [_decoded(item, levels - 1) for item in data]
+    match data:
+        case {"tuple": list(items), **rest} if levels and not rest:
+            return tuple(_decoded(item, levels - 1) for item in items)
+        case {"keys": list(keys), "values": list(values), **rest} if levels and not rest and len(keys) == len(values):
+            return {_key(key): _decoded(item, levels - 1) for key, item in zip(keys, values, strict=True)}
+        case {"float": "inf" | "-inf" | "nan" as text, **rest} if not rest:
+            return float(text)
+        case {"dtype": str(text), **rest} if not rest and isinstance(getattr(torch, text, None), torch.dtype):
+            return getattr(torch, text)
+    raise ValueError(f"{str(data)[:60]} is no setting")
+
+
+def _key(data: Any) -> Any:
+    if isinstance(data, list):
+        raise ValueError(f"{str(data)[:60]} is no key")
+    return _decoded(data, 0)
