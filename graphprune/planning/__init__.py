@@ -10,7 +10,7 @@ In reading order:
   (budgets) and ``search``; ``depth_units`` (which branches and blocks may go);
 - the check: ``validate`` (against the program's sizes), ``translation`` and ``program_steps`` (the slim model's run
   against the traced one) or ``masked_comparison`` (against the masked original's, where the program looks at values);
-  ``unread_sizes`` and ``config_sizes`` (sizes that ``forward`` does not read);
+  ``unread_sizes``, ``config_sizes`` and ``buffer_copies`` (sizes and buffers that ``forward`` does not read);
 - in words: ``explain``; warnings: ``empty_requests`` (what nothing came of) and ``unreached``;
 - other plans: ``chosen_channels`` (by number or by masks), ``kv_merging`` with ``kv_attention`` and ``kv_candidates``
   (fewer key/value heads), ``vocabulary`` with ``special_ids`` and ``token_numbers`` (fewer words);

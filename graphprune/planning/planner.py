@@ -16,6 +16,7 @@ from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.equal_layers import EqualLayers, alike_layers
 from graphprune.planning.allocate import Allocator, Sharing
+from graphprune.planning.buffer_copies import kept_of_copies
 from graphprune.planning.config_sizes import FollowedSizes, config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
@@ -326,6 +327,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
         macs, params = shares[:, number].tolist()
         choices.append(Choice(group.name, group.units, tuple(removed), group.role, macs, params, why[number]))
     kept = _kept(setup, selection)
+    kept |= kept_of_copies(setup.graph, kept)
     own = tables(setup.graph.model)
     shapes = known_shapes(own, kept, setup.graph.trace.modules)
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}

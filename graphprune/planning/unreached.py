@@ -42,7 +42,7 @@ def _unreached(graph: Analysis, plan: Plan) -> list[str]:
     """The names of floating-point tensors that no call reached, with a size of which something is gone."""
     shrunk = shrunk_sizes(plan.shapes, plan.kept)
     made = tables(graph.model).plain  # in attributes; forward makes them anew
-    missed = (name for name in graph.trace.unreached if name in plan.shapes and name not in made)
+    missed = (n for n in graph.trace.unreached if n in plan.shapes and n not in made and n not in plan.kept)
     kinds = ((name, graph.trace.modules.get(name.rpartition(".")[0], nn.Module)) for name in missed)
     found = [name for name, kind in kinds if fits_channels(plan.shapes[name], kind, shrunk)]
     tensors = dict(named_tensors(graph.model)) if found else {}

@@ -156,3 +156,34 @@ def test_nothing_is_said_of_plans_that_are_replayed(tmp_path: Path, recwarn: pyt
     dense.other = nn.Sequential(nn.Linear(16, 2))
     assert graphprune.load(tmp_path, dense).other[0].in_features == 16  # type: ignore[index, union-attr]
     assert not recwarn.list
+
+
+class Rotary(nn.Module):
+    """Turns pairs of channels by frequencies, of which it keeps the first ones."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("frequencies", torch.linspace(1, 2, 16), persistent=False)
+        self.register_buffer("original", torch.linspace(first, 2, 16), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x) * self.frequencies)
+        return found
+
+
+def test_a_copy_of_a_buffer_that_no_run_reads_is_cut_with_it(recwarn: pytest.WarningsRecorder) -> None:
+    model, x = Rotary(1), torch.randn(2, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert not recwarn.list
+    assert torch.equal(slim.original, slim.frequencies) and len(slim.original) == 8
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert graphprune.Plan.from_json(plan.to_json()) == plan
+
+
+def test_another_buffer_is_no_copy() -> None:
+    model = Rotary(0)
+    with pytest.warns(UnreachedWarning, match="original"):
+        slim = graphprune.trace(model, torch.randn(2, 6)).plan(0.5).apply(model)
+    assert len(slim.original) == 16
