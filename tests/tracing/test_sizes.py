@@ -387,10 +387,10 @@ LAYERS = (
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
 def test_what_layers_say_of_their_sizes(layer: nn.Module) -> None:
-    """It follows from their weights, and programs that read it read sizes; rows of a table never go."""
+    """It follows from their weights, and programs that read it read sizes, but for rows of a table and kernels."""
     found = module_sizes(layer)
     assert found and found == {name: getattr(layer, name) for name in found}
-    assert found.keys() <= TORCH_NN_SIZES | {"num_embeddings"}
+    assert found.keys() <= TORCH_NN_SIZES | {"num_embeddings", "kernel_size"}
 
 
 def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
