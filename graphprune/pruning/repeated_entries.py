@@ -16,23 +16,28 @@ def copy_like_view(view: Tensor) -> Tensor:
     """A copy that can be written to, in which the same dimensions can become one as in a view that repeats entries.
 
     >>> copy_like_view(torch.zeros(2, 1, 3).expand(2, 4, 3)).stride()
-    (3, 19, 1)
+    (3, 7, 1)
     """
-    steps = [(size, stride) for size, stride in zip(view.shape, view.stride(), strict=True) if size > 1 and stride]
-    if not _is_apart(steps):
+    found = [(step, size, dim) for dim, (size, step) in enumerate(zip(view.shape, view.stride(), strict=True))]
+    spread = sorted(one for one in found if one[0] and one[1] > 1)
+    if not _is_apart(spread):
         return view.clone()
-    strides, step = list(view.stride()), 1 + 2 * sum(size * stride for size, stride in steps)
-    for dim in reversed(range(view.ndim)):
-        if view.shape[dim] > 1 and not strides[dim]:
-            strides[dim], step = step, step * view.shape[dim]
+    strides, end, own_end = [1] * view.ndim, 1, 1
+    for step, size, dim in spread:
+        strides[dim] = own_end if step == end else own_end + 1  # a gap where there is one
+        end, own_end = step * size, strides[dim] * size
+    own_end += 1
+    for step, size, dim in reversed(found):
+        if size > 1 and not step:
+            strides[dim], own_end = own_end, own_end * size
     return torch.empty_strided(view.shape, strides, dtype=view.dtype, device=view.device).copy_(view)
 
 
-def _is_apart(steps: Iterable[tuple[int, int]]) -> bool:
-    """Do entries along dimensions of these sizes and strides lie at places of their own?"""
+def _is_apart(spread: Iterable[tuple[int, int, int]]) -> bool:
+    """Do entries along dimensions of these strides, the least first, and sizes lie at places of their own?"""
     reach = 0
-    for size, stride in sorted(steps, key=lambda step: step[1]):
-        if stride <= reach:
+    for step, size, _ in spread:
+        if step <= reach:
             return False
-        reach += stride * (size - 1)
+        reach += step * (size - 1)
     return True
