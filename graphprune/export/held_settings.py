@@ -1,7 +1,7 @@
 """Settings in objects that modules hold, such as configurations: written down as data, and set in another model.
 
-What counts are plain values under public names. They are put past the setters and checks of the object's class, which
-may refuse the sizes that pruning leaves.
+What counts are plain values under public names, or behind properties of such. They are put past the setters and checks
+of the object's class, which may refuse the sizes that pruning leaves.
 """
 
 from __future__ import annotations
@@ -33,17 +33,27 @@ def holds_settings(value: Any) -> bool:
     return (known or dataclasses.is_dataclass(value)) and is_plain_object(value) and hasattr(value, "__dict__")
 
 
-def described_settings(holder: Any, seen: set[int]) -> dict[str, Any]:
+def described_settings(holder: Any, seen: set[int], levels: int = _DEEPEST) -> dict[str, Any]:
     """The settings of an object as JSON data, those of objects within too.
 
     Args:
         holder: an object that :func:`holds_settings`.
         seen: the identities of objects that are described already, of which nothing is said again; gets new ones.
+        levels: how deep values may lie; what lies deeper is left out.
     """
     if id(holder) in seen:
         return {}
     seen.add(id(holder))
-    return dict(_described(holder, seen))
+    return dict(_described(holder, seen, levels - 1))
+
+
+def is_setting(value: Any) -> bool:
+    """Is a value plain data, of which a description says all?"""
+    try:
+        _encoded(value, _DEEPEST - 1)
+    except _Unwritten:
+        return False
+    return True
 
 
 def set_settings(holder: Any, data: dict[str, Any]) -> None:
@@ -54,7 +64,7 @@ def set_settings(holder: Any, data: dict[str, Any]) -> None:
         if isinstance(item, dict) and "object" in item:
             if holds_settings(now):
                 set_settings(now, item["object"])
-        elif name in own or not hasattr(type(holder), name):
+        elif name in own or not (name.startswith("_") or hasattr(type(holder), name)):
             own[name] = _decoded(item, _DEEPEST)
 
 
@@ -72,18 +82,24 @@ def check_settings(data: Any, levels: int = _DEEPEST) -> None:
 
 
 def _may_be_set(name: str) -> bool:
-    return name.isidentifier() and not name.startswith("_") and name not in _LEFT_OUT
+    return name.isidentifier() and not name.startswith("__") and name not in _LEFT_OUT
 
 
-def _described(holder: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _is_public(holder: Any, name: str) -> bool:
+    """Has an attribute a public name, or is it what a property of one keeps (``_output_attentions``)?"""
+    return not name.startswith("_") or isinstance(getattr(type(holder), name[1:], None), property)
+
+
+def _described(holder: Any, seen: set[int], levels: int) -> Iterator[tuple[str, Any]]:
     for name, value in vars(holder).items():
-        if not _may_be_set(name):
+        if not (_may_be_set(name) and _is_public(holder, name)):
             continue
         if holds_settings(value):
-            yield name, {"object": described_settings(value, seen)}
+            if levels:
+                yield name, {"object": described_settings(value, seen, levels)}
             continue
         try:
-            yield name, _encoded(value, _DEEPEST)
+            yield name, _encoded(value, levels)
         except _Unwritten:
             continue  # as anything else that a bundle does not hold, it is compared when the bundle is written
 
@@ -100,7 +116,7 @@ def _encoded(value: Any, levels: int) -> Any:
         raise _Unwritten
     entries = [_encoded(item, levels - 1) for item in (value.values() if kind is dict else value)]
     if kind is dict:
-        return {"keys": [_encoded(key, 0) for key in value], "values": entries}
+        return {"keys": [_encoded(key, 1) for key in value], "values": entries}
     return {"tuple": entries} if kind is tuple else entries
 
 
@@ -127,6 +143,7 @@ def _decoded(data: Any, levels: int) -> Any:
 
 
 def _key(data: Any) -> Any:
-    if isinstance(data, list):
+    """A plain value, or a tuple of such."""
+    if isinstance(data, list) or (isinstance(data, dict) and "keys" in data):
         raise ValueError(f"{str(data)[:60]} is no key")
-    return _decoded(data, 0)
+    return _decoded(data, 1)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.errors import LoadError
+from graphprune.export.held_settings import is_setting
 from graphprune.pruning.plan import Plan
 
 MOST = 1 << 24
@@ -156,12 +157,14 @@ def transformers_arguments(slim: nn.Module, config: Mapping[str, Any] | None) ->
     found: Any = slim
     implementation = getattr(found.config, "_attn_implementation", None)
     generation = getattr(found, "generation_config", None)
+    given = {} if generation is None else packed(_given(generation.to_dict()))
+    beside = [name for name, value in given.items() if not is_data(value) and is_setting(value)]  # restored later
     yield (
         type(slim).__name__,
         {
             "config": packed({key: value for key, value in config.items() if key not in (*_LOADS_MORE, *_NOTES)}),
             "attention": implementation if isinstance(implementation, str) else None,
-            "generation": packed(_given(generation.to_dict())) if generation is not None else None,
+            "generation": None if generation is None else {n: v for n, v in given.items() if n not in beside},
         },
     )
 

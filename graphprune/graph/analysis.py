@@ -34,7 +34,7 @@ from graphprune.graph.stated_sizes import fix_stated_sizes
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.example_inputs.guess import first_that_runs
-from graphprune.tracing.inputs import MethodCall, calls_of
+from graphprune.tracing.inputs import MethodCall, calls_of, check_samples
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
@@ -245,7 +245,9 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
         example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, calls_of(i), outputs))
     else:
         traced = trace_model(model, calls_of(example_inputs), outputs)
-    return analysis_of(model, traced, calls_of(example_inputs))
+    calls = calls_of(example_inputs)
+    check_samples(calls, [node.meta["shape"] for node in traced.outputs])
+    return analysis_of(model, traced, calls)
 
 
 def analysis_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -103,28 +104,32 @@ def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
             do="pass example_inputs=torch.randn(1, 3, 224, 224), or a list of several examples",
         )
     several = isinstance(example_inputs, list) and not all(type(value) is int for value in example_inputs)
-    calls = tuple(map(_call_of, example_inputs if several else [example_inputs]))  # integers: a shape by mistake
-    if all(map(_holds_no_sample, calls)):
-        raise _no_samples(calls)
-    return calls
+    return tuple(map(_call_of, example_inputs if several else [example_inputs]))  # integers: a shape by mistake
 
 
-def _holds_no_sample(call: MethodCall) -> bool:
-    """Is the batch empty, and all else too? Torch computes something else then, as a batch norm without statistics.
+def check_samples(calls: Sequence[MethodCall], outputs: Sequence[Sequence[int]]) -> None:
+    """Raise an InputError if the batches are empty, and so is what comes of them.
 
-    One input without entries beside others (no boxes, an empty cache) is none, and neither is a prompt of no tokens.
+    Torch computes something else then, as a batch norm without its statistics. One input without entries beside others
+    (no boxes, an empty cache) is no empty batch, and neither is a prompt of no tokens.
+
+    Args:
+        calls: the examples.
+        outputs: the shapes of the outputs of all of them.
     """
-    given = [tensor for tensor in call.tensors if tensor.ndim]
-    return not any(tensor.numel() for tensor in given) and any(not tensor.shape[0] for tensor in given)
-
-
-def _no_samples(calls: Sequence[MethodCall]) -> InputError:
-    return InputError(
+    if any(math.prod(shape) for shape in outputs) or not all(map(_holds_no_sample, calls)):
+        return
+    raise InputError(
         "example_inputs: holds no samples",
         found=", ".join(describe((*call.args, *call.kwargs.values())) for call in calls)[:_LONGEST],
         needed="a batch of one sample or more",
         do="pass example_inputs with a sample, such as the first batch of a loader, or torch.randn(1, ...)",
     )
+
+
+def _holds_no_sample(call: MethodCall) -> bool:
+    given = [tensor for tensor in call.tensors if tensor.ndim]
+    return not any(tensor.numel() for tensor in given) and any(not tensor.shape[0] for tensor in given)
 
 
 _LONGEST = 200

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from graphprune.errors import InputError
 from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
 from graphprune.utils.held import globals_read, parts_of
 from graphprune.utils.modules import Modules, Tables, copy_marks, named_modules, tables, within
@@ -36,7 +37,8 @@ def copy_module(
     Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast; and functions whose closures or defaults
     hold the model or its parts, which ``deepcopy`` shares, hold the copy and its parts instead. The copies of
     parameters have what programs note on these, which ``deepcopy`` leaves out. A ``__deepcopy__`` that a class of
-    modules has is not called: the usual ones build another module, of other tensors, mode and hooks.
+    modules has is called only where the module cannot be copied without it: the usual ones build another module, of
+    other tensors, mode and hooks.
 
     Args:
         model: what is copied.
@@ -61,12 +63,32 @@ def copy_with_tables(
     own: Tables | None = None,
 ) -> tuple[nn.Module, Tables]:
     """As :func:`copy_module`, with the tensors and submodules of the copy."""
-    memo: dict[int, Any] = {id(None): None, **tensors}
     own = own or tables(model)
+    classes: set[Any] = {type(module) for _, module in own.modules}
+    kinds = {kind for kind in classes if _is_plain_class(kind)}
+    try:
+        return _copied(model, tensors, substitute, everything, own, kinds)
+    except InputError:
+        simple = {kind for kind in kinds if not hasattr(kind, "__deepcopy__")}
+        if simple == kinds:
+            raise
+        return _copied(model, tensors, substitute, everything, own, simple)
+
+
+def _copied(
+    model: nn.Module,
+    tensors: dict[int, Tensor],
+    substitute: Substitute,
+    everything: bool,
+    own: Tables,
+    kinds: Container[type],
+) -> tuple[nn.Module, Tables]:
+    """The copy; modules of these kinds are copied by their attributes."""
+    memo: dict[int, Any] = {id(None): None, **tensors}
     modules = own.modules
     for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
-    plain = [(path, m) for path, m in modules if _is_plain_class(type(m))]  # type: ignore[arg-type]  # by identity
+    plain = [(path, m) for path, m in modules if type(m) in kinds]
     for _, module in plain:
         memo[id(module)] = object.__new__(type(module))
     parts = cache(lambda: parts_of(model))
@@ -79,8 +101,8 @@ def copy_with_tables(
             attributes = copier.attributes(state, f".{path}" if path else "", _TABLES)
             object.__setattr__(memo[id(module)], "__dict__", attributes)
         copied = copier.copied(model)
-    if not all_plain:
-        _set_modes(modules, copied)
+        if not all_plain:
+            _complete(modules, copied, copier)
     for parameter in own.parameters.values():
         if parameter.__dict__ and memo.get(id(parameter), parameter) is not parameter:
             copy_marks(parameter, memo[id(parameter)], None if everything else copier.copied)
@@ -96,18 +118,30 @@ def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, 
     return {id(v): v for v in shared if id(v) in parts()}
 
 
-def _set_modes(modules: Modules, copied: nn.Module) -> None:
-    """Put a copy in the modes of its model: modules that are built are in training mode, and put what they hold in it.
+def _complete(modules: Modules, copied: nn.Module, copier: Copier) -> None:
+    """Put what modules are that make their copies themselves into these: modes, and hooks and attributes of programs.
+
+    Modules that are built are in training mode, and put what they hold in it. ``torch.fx.GraphModule`` leaves out what
+    it does not know.
 
     Args:
         modules: of the model.
         copied: the copy.
+        copier: makes the copies of attributes.
     """
     copies = dict(named_modules(copied))
     for path, module in modules:
         made = copies.get(path, module)
+        if isinstance(module, fx.GraphModule) and made is not module:
+            vars(made).update(copier.attributes(_left_out(vars(module), vars(made)), f".{path}" if path else ""))
         if made.training is not module.training:
             made.train(module.training)  # with which some exchange their program
+
+
+def _left_out(own: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """The attributes and tables of hooks that a copy lacks."""
+    hooks = {name for name in own if "_hooks" in name and own[name] and not made.get(name)}
+    return {name: value for name, value in own.items() if name not in made or name in hooks}
 
 
 def _outermost_scripts(modules: Modules) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,9 +256,10 @@ def as_a_trainer_leaves_it(config: Any) -> None:
         lambda config: setattr(config, "pad_token_id", 7),
         lambda config: setattr(config, "attention_dropout", 0.1),
         lambda config: setattr(config, "id2label", {0: "no", 1: "yes"}),
-        lambda config: setattr(config, "ours", {"seen": (1, float("inf"))}),
+        lambda config: setattr(config, "ours", {"seen": (1, float("inf")), (5, 6): 2.0}),
+        lambda config: setattr(config, "output_hidden_states", True),
     ],
-    ids=["trainer", "pad", "dropout", "labels", "own"],
+    ids=["trainer", "pad", "dropout", "labels", "own", "property"],
 )
 def test_a_configuration_is_loaded_as_it_was_saved(tmp_path: Path, change: Callable[[Any], None]) -> None:
     """A change of it made the bundle one that is loaded with ``model=`` only, and then it was lost."""
@@ -267,6 +269,7 @@ def test_a_configuration_is_loaded_as_it_was_saved(tmp_path: Path, change: Calla
     before, dense = set(vars(model.config)), model.config.to_dict()
     change(slim.config)
     slim.generation_config.max_new_tokens = 9
+    slim.generation_config.sequence_bias, slim.generation_config.forced_decoder_ids = {(5,): 50.0}, [(1, 2)]
     graphprune.save(slim, tmp_path)
     for given in ((), (model,)):
         loaded: Any = graphprune.load(tmp_path, *given)
@@ -321,6 +324,23 @@ def test_settings_of_users_are_loaded_as_they_were_saved(tmp_path: Path) -> None
         assert loaded.first.settings is loaded.settings.inner
         assert torch.equal(loaded(torch.ones(1, 4)), slim(torch.ones(1, 4)))
     assert model.settings == Outer()
+
+
+@pytest.mark.parametrize("levels", [3, 11, 12, 30])
+def test_settings_that_lie_deep_are_left_out(tmp_path: Path, levels: int) -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        chain: Any = SimpleNamespace(value=1, nested=[[[[1]]]])
+        for _ in range(levels):
+            chain = SimpleNamespace(value=1, inner=chain)
+        model[0].chain = chain
+        return model
+
+    slim: Any = graphprune.prune_model(make(), 0.5, torch.ones(1, 4))
+    slim[0].chain.value = 2
+    graphprune.save(slim, tmp_path)
+    loaded: Any = graphprune.load(tmp_path, make())
+    assert loaded[0].chain == slim[0].chain
 
 
 def of_timm(name: str, classes: int, **given: Any) -> Callable[[], nn.Module]:

@@ -138,6 +138,7 @@ def ranked_by(sign: int) -> Callable[[graphprune.Group, Context], Tensor]:
     def ranks(group: graphprune.Group, context: Context) -> Tensor:
         return sign * torch.arange(float(group.units))
 
+    ranks.__qualname__ = "ranks"
     return ranks
 
 
@@ -148,6 +149,9 @@ def test_a_criterion_that_is_defined_again_takes_the_place_of_the_earlier_one() 
         assert graph.plan(0.5, importance="ranks").choices[0].removed == gone
     with pytest.raises(InputError, match="'ranks' is a criterion already"):
         graphprune.criterion("ranks")(rising)
+    with pytest.raises(InputError, match="'lambdas' is a criterion already"):  # they have no names to be told by
+        for _ in range(2):
+            graphprune.criterion("lambdas")(lambda group, context: torch.arange(float(group.units)))
 
 
 def test_a_decorator_without_a_name() -> None:

@@ -197,6 +197,7 @@ def counted_as(times: int) -> Any:
     def entries(counted: Any) -> list[Any]:
         return [(times, [(counted.nodes[-1], 0)])]
 
+    entries.__qualname__ = "entries"
     return entries
 
 

@@ -99,6 +99,7 @@ def defined(fixing: bool) -> Any:
             call.freeze(x, "not yet known")
         return x
 
+    cell.__qualname__ = "cell"
     return cell
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import graphprune
 from graphprune.errors import InputError
 from graphprune.tracing.example_inputs.from_configs import _dummy_inputs
 from graphprune.tracing.example_inputs.guess import candidate_inputs, example_inputs_for, first_that_runs
-from graphprune.tracing.inputs import MethodCall, calls_of, describe, normalize
+from graphprune.tracing.inputs import MethodCall, calls_of, check_samples, describe, normalize
 
 
 class LeNet(nn.Sequential):
@@ -263,11 +264,11 @@ def test_normalize_refuses_a_dict_that_is_not_of_keywords():
     "given",
     [torch.zeros(0, 3, 8, 8), (torch.zeros(0, 5), torch.zeros(0)), {"x": torch.zeros(0, 5), "t": torch.tensor(3.0)}],
 )
-def test_inputs_without_a_sample_are_refused(given):
-    with pytest.raises(InputError, match=r"example_inputs: holds no samples[\s\S]*found: *f32\[0, "):
-        calls_of(given)
-    with pytest.raises(InputError, match="example_inputs: holds no samples"):
-        calls_of([given, given])
+def test_inputs_without_a_sample_of_which_nothing_comes_are_refused(given):
+    for calls in (calls_of(given), calls_of([given, given])):
+        with pytest.raises(InputError, match=r"example_inputs: holds no samples[\s\S]*found: *f32\[0, "):
+            check_samples(calls, [(0, 10)])
+        check_samples(calls, [(0, 10), (3, 10)])
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,25 @@ def test_inputs_without_a_sample_are_refused(given):
     ],
 )
 def test_inputs_of_which_only_a_part_is_empty_are_taken(given):
-    assert calls_of(given)
+    check_samples(calls_of(given), [(0, 10)])
+
+
+class Remembering(torch.nn.Module):
+    """A step after those that are remembered, of which there may be none."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.enter, self.leave = torch.nn.Embedding(10, 16), torch.nn.Linear(16, 32), torch.nn.Linear(32, 4)
+
+    def forward(self, steps, memory):
+        return self.leave(self.enter(torch.cat([memory, self.embed(torch.arange(steps))])).relu())
+
+
+def test_an_empty_memory_is_no_empty_batch():
+    slim = graphprune.prune_model(Remembering().eval(), 0.5, (3, torch.zeros(0, 16)))
+    assert slim.enter.out_features == 16
+    with pytest.raises(InputError, match="example_inputs: holds no samples"):
+        graphprune.trace(torch.nn.Linear(3, 4), torch.zeros(0, 3))
 
 
 def test_describe():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
+import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -402,3 +405,45 @@ def test_modules_are_copied_as_fast_once_torch_has_compiled_one(monkeypatch: pyt
     assert _is_plain_class.__wrapped__(nn.ReLU)
     tagging.__module__ = "library"
     assert not _is_plain_class.__wrapped__(nn.ReLU)
+
+
+def test_a_traced_module_keeps_hooks_and_attributes() -> None:
+    body: Any = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 8)))
+    body.width = 8
+    body.register_forward_hook(lambda module, args, out: 2 * out)
+    body.register_forward_pre_hook(lambda module, args, kwargs: (args, kwargs), with_kwargs=True)
+    model, x = nn.Sequential(body, nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(2, 3)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim: Any = plan.apply(model)
+    assert slim[0].width == slim[0].get_submodule("2").out_features == 4
+    assert graphprune.verify(model, slim, plan, x).passed
+    whole: Any = graphprune.trace(model, x).plan(0.0).apply(model)
+    assert torch.equal(whole(x), model(x))
+
+
+class Logging(nn.Module):
+    """Has a file, which its copies share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 16), nn.Linear(16, 3)
+        self.file = Path(os.devnull).open("w")  # noqa: SIM115
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Logging:
+        new = Logging.__new__(Logging)
+        nn.Module.__init__(new)
+        memo[id(self)] = new
+        for name, value in vars(self).items():
+            vars(new)[name] = value if name == "file" else copy.deepcopy(value, memo)
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu())
+        return found
+
+
+def test_a_module_that_can_only_copy_itself_does_so() -> None:
+    model = Logging().eval()
+    slim = graphprune.prune_model(model, 0.5, torch.randn(2, 3))
+    assert slim.enter.out_features == 8 and slim.file is model.file
+    model.file.close()
