@@ -149,9 +149,9 @@ def test_a_criterion_that_is_defined_again_takes_the_place_of_the_earlier_one() 
         assert graph.plan(0.5, importance="ranks").choices[0].removed == gone
     with pytest.raises(InputError, match="'ranks' is a criterion already"):
         graphprune.criterion("ranks")(rising)
+    graphprune.criterion("lambdas")(lambda group, context: torch.arange(float(group.units)))
     with pytest.raises(InputError, match="'lambdas' is a criterion already"):  # they have no names to be told by
-        for _ in range(2):
-            graphprune.criterion("lambdas")(lambda group, context: torch.arange(float(group.units)))
+        graphprune.criterion("lambdas")(lambda group, context: -torch.arange(float(group.units)))
 
 
 def test_a_decorator_without_a_name() -> None:
