@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import fx
 
 from graphprune.graph.propagate import Labeling
-from graphprune.rules.labels import ParameterAxis, parameter_axes
-from graphprune.rules.matmul_view import AxisTable
-from graphprune.rules.registry import matmul_views, norm_call
+from graphprune.rules.labels import LabeledTensor, ParameterAxis, parameter_axes
+from graphprune.rules.matmul_view import AxisTable, MatmulView
+from graphprune.rules.registry import matmul_views, norm_call, rule_of
+from graphprune.utils.arrays import Ids
 
 
 def parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
@@ -24,19 +25,31 @@ def parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def consumed_axes(labeling: Labeling) -> frozenset[ParameterAxis]:
-    """Parameter axes that meet an input: columns of a linear layer's weight, as opposed to its rows."""
+    """Parameter axes that meet an input and are summed over: columns of a linear layer's weight, not its rows.
+
+    So are dimensions of a kernel that are as wide as the input.
+    """
     known = parameters_only(labeling.nodes)
     table = AxisTable(labeling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labeling.nodes:
         matmul = next((f for f in matmul_views(node.target) if node.args[f.weight] in known), None)
         weight = labeling.values[node.args[matmul.weight]] if matmul else None  # type: ignore[index]
-        owners = matmul.owners(weight, node.args, table) if matmul and weight is not None else None
-        for ids in owners.contracted if owners else ():
+        for ids in _summed(node, matmul, weight, table) if matmul and weight is not None else ():
             names = table.names(ids)
             found |= names
             found.update(_merged(node.args[matmul.weight], names))  # type: ignore[union-attr, arg-type]
     return frozenset(found)
+
+
+def _summed(node: fx.Node, matmul: MatmulView, weight: LabeledTensor, table: AxisTable) -> Iterator[Ids]:
+    """The labels of a weight along the dimensions that a call sums over."""
+    owners = matmul.owners(weight, node.args, table)
+    yield from owners.contracted if owners else ()
+    known = rule_of(node.target) if matmul.kernel is not None else None
+    sums = known.sums(*node.args, **node.kwargs) if known is not None and known.sums is not None else ()
+    space = [dim for position, dims in sums if position == matmul.weight for dim in dims if dim > 1]
+    yield from (array.ids for array in weight.touching(space))
 
 
 def _merged(weight: fx.Node, axes: Iterable[ParameterAxis]) -> Iterator[ParameterAxis]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from graphprune.calibration.statistics import Statistics
-from graphprune.errors import PlanError
+from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
@@ -223,9 +223,12 @@ class _Attempt:
 
         Raises:
             PlanError: the program is another one even if nothing is removed.
+            InputError: what picks from results fails on those in float64.
         """
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
+        if unchanged is not None and isinstance(unchanged.cause, InputError):  # of outputs=, which cannot be compared
+            raise unchanged.cause
         if unchanged is not None:
             raise _unchecked(self.setup, unchanged) from unchanged.cause
         reason = f"the program would be another one: {difference}{self._unreached()}"

@@ -40,7 +40,7 @@ from graphprune.rules.traits import Trait
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
-from graphprune.tracing.running import Outputs
+from graphprune.tracing.running import Outputs, picked
 from graphprune.tracing.side_effects import nothing_kept
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.tracer import Trace, record
@@ -417,7 +417,7 @@ def _run_and_record(
     recorders: list[MaskedRecorder] = []
 
     def keep(result: Any) -> Any:
-        results.append(select(result) if select is not None else result)
+        results.append(picked(select, result, wide=True) if select is not None else result)
         return results[-1]
 
     def recorder(model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> Recorder:

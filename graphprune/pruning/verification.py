@@ -27,7 +27,7 @@ from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.outside_tensors import values_kept, written_outside
 from graphprune.tracing.places import raised_at
-from graphprune.tracing.running import Outputs
+from graphprune.tracing.running import Outputs, picked
 from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.evaluation import eagerly
@@ -127,6 +127,9 @@ def run_slim(
         draws: the random numbers that it gets; after them, it draws its own.
         outputs: picks from the result what is returned; None: all tensors.
         as_default: is float64 the default type meanwhile, in other threads too?
+
+    Raises:
+        InputError: ``outputs`` failed. Whatever ``forward`` raises is passed on.
     """
     module = wide_module(slim)
     with ExitStack() as stack:
@@ -135,8 +138,13 @@ def run_slim(
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
         stack.enter_context(emptied_tables(tables(module).holders))
-        results = [call.mapped(widened_tensor, objects=True).run(module) for call in calls]
-    return [t for result in results for t in output_tensors(result if outputs is None else outputs(result))]
+        results = [_run(module, call, outputs) for call in calls]
+    return list(output_tensors(results))
+
+
+def _run(module: nn.Module, call: MethodCall, outputs: Outputs | None) -> Any:
+    result = call.mapped(widened_tensor, objects=True).run(module)
+    return result if outputs is None else picked(outputs, result, wide=True)  # which may compute, as forward does
 
 
 @leaves_torch_alone
@@ -163,7 +171,7 @@ def verify(
         tolerance: largest relative difference that passes; one that rounding alone makes passes, too.
 
     Raises:
-        InputError: the weights of one of the models are on ``meta``.
+        InputError: the weights of one of the models are on ``meta``, or ``outputs`` failed on results in float64.
         PlanError: the plan is not for this model, or the slim outputs differ in number or shape.
     """
     for argument, module in (("model", model), ("slim", slim)):
@@ -345,10 +353,11 @@ class _Check:
 
         Raises:
             PlanError: it fails.
+            InputError: what picks from its results fails.
         """
         try:
             return run_slim(slim, self.slim_calls, masked.draws, self.select, self.as_default)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:  # of any kind, as forward is the user's
             raise PlanError(

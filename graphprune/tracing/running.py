@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
@@ -45,7 +46,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
 
     Raises:
         TraceError: the result is an object in which there is no tensor, or holds an iterator. Whatever ``forward``
-            raises is passed on.
+            raises is passed on, and so is what ``outputs`` raises on ``meta``.
+        InputError: ``outputs`` failed on real tensors.
     """
     seen = call.mapped(recorder.add_input)
     recorder.chosen |= may_choose((call.args, call.kwargs))
@@ -55,7 +57,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     functions = held_functions(holders)
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
-        kept = result if outputs is None else _picked(outputs, result)  # which may compute, as forward does
+        # It may compute, as forward does, and look at values: then the trace with real tensors says what fails.
+        kept = result if outputs is None else outputs(result) if recorder.on_meta else picked(outputs, result)
     if (unread := next(iterators_in(kept), None)) is not None:
         raise _not_read(recorder, with_article(type(unread).__name__))
     found = [recorder.node_for(t) for t in output_tensors(kept)]
@@ -65,18 +68,37 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     return RunResults(found, [node for node in _made_in_objects(recorder, kept) if node not in found])
 
 
-def _picked(outputs: Outputs, result: Any) -> Any:
+def picked(outputs: Outputs, result: Any, wide: bool = False) -> Any:
+    """What a function picks from the result of a model.
+
+    Args:
+        outputs: the function.
+        result: what the model returned.
+        wide: is it compared, on the CPU and in float64?
+
+    Raises:
+        InputError: the function failed.
+    """
     try:
         return outputs(result)
-    except Exception as error:
-        kind = with_article(type(result).__name__)
+    except (torch.OutOfMemoryError, InputError):
+        raise
+    except Exception as error:  # of any kind, as the function is the user's
+        kind, how = with_article(type(result).__name__), " in float64" if wide else ""
         raise InputError(
-            f"outputs: the function failed on what the model returned, {kind}: {type(error).__name__}: {error}",
+            f"outputs: the function failed on what the model returned{how}, {kind}: {type(error).__name__}: {error}",
             where=raised_at(error),
             found=f"{type(error).__name__}: {error}",
-            needed=f"a function that picks tensors from {kind}",
-            do="let it pick from what model(...) returns for the example inputs, or leave outputs= out",
+            needed=f"a function that picks tensors from {kind}" + (", on the CPU and in float64 too" if wide else ""),
+            do=_COMPUTE_IN_FORWARD if wide else _PICK_ALONE,
         ) from error
+
+
+_PICK_ALONE = "let it pick from what model(...) returns for the example inputs, or leave outputs= out"
+_COMPUTE_IN_FORWARD = (
+    "let it pick tensors alone, and compute with them (a head, a loss) in the forward of a module around the model and "
+    "what else it computes with; trace, prune and verify that one"
+)
 
 
 def check_results(recorder: Recorder, results: Sequence[Any]) -> None:

@@ -307,6 +307,33 @@ def tied_weights_of_which_one_is_masked() -> nn.Module:
     return model
 
 
+class ReadWhole(nn.Module):
+    """A kernel that is as wide as the channels which it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.read, self.leave = nn.Linear(5, 12), nn.Conv2d(1, 8, (3, 12)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.enter(x.unsqueeze(1).expand(-1, 7, -1)).relu().unsqueeze(1)
+        return self.leave(self.read(steps).relu().amax((2, 3)))
+
+
+@kind(ROWS, 4)
+def channels_that_a_kernel_would_read_whole() -> nn.Module:
+    model = randomized(ReadWhole())
+    for tensor in (model.enter.weight, model.enter.bias):
+        zero(tensor, 0, 1, 2, 3)
+    return model
+
+
+@kind(ROWS, 4)
+def channels_that_a_whole_kernel_reads_as_nothing() -> nn.Module:
+    model = randomized(ReadWhole())
+    zero(model.read.weight, 0, 1, 2, 3, dim=3)
+    return model
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_what_goes_and_what_stays(name: str) -> None:
     make, x, removed = KINDS[name]

@@ -1,5 +1,6 @@
 """A comparison that shows nothing does not pass: zeros are made to show what they hide, constants are named."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.errors import PlanError, VerificationError
+from graphprune.errors import InputError, PlanError, VerificationError
 
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
 
@@ -101,6 +102,57 @@ def test_what_outputs_computes_is_followed(outputs: Any) -> None:
     model, x = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(64, 8)
     slim = graphprune.prune_model(model, 0.5, x, outputs=outputs, verify=True)
     assert slim(x).shape[1] < 8 and outputs(slim(x)).shape == outputs(model(x)).shape
+
+
+HEAD, MATRIX, RECURRENT = nn.Linear(4, 3), torch.randn(4, 3), nn.LSTM(4, 3)
+LABELS, WEIGHTS = torch.tensor([0, 1]), torch.ones(4)
+COMPUTE: dict[str, Callable[[Tensor], Any]] = {
+    "a layer": HEAD,
+    "a matrix": lambda y: y @ MATRIX,
+    "a loss": lambda y: nn.functional.cross_entropy(y, LABELS, weight=WEIGHTS),
+    "dropout": lambda y: torch.dropout(y, 0.5, True),
+    "noise": lambda y: y + torch.randn_like(y),
+    "a number": lambda y: y * y.sum().item(),
+    "a choice": lambda y: y if y.sum() > 0 else -y,
+    "numpy": lambda y: torch.from_numpy(y.detach().numpy()),
+}
+
+
+class Plain(nn.Module):
+    def __init__(self, reads_values: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.reads_values = nn.Linear(8, 32), nn.Linear(32, 4), reads_values
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x).relu())
+        return -y if self.reads_values and y.sum() > 0 else y
+
+
+@pytest.mark.parametrize("reads_values", [False, True])
+@pytest.mark.parametrize("name", COMPUTE)
+def test_what_outputs_computes_with_its_own_tensors_is_compared(name: str, reads_values: bool) -> None:
+    torch.manual_seed(0)
+    model, x, outputs = Plain(reads_values).eval(), torch.randn(2, 8), COMPUTE[name]
+    plan = graphprune.trace(model, x, outputs=outputs).plan(0.5)
+    slim = plan.apply(model)
+    state, weight = torch.get_rng_state(), HEAD.weight.clone()
+    assert graphprune.verify(model, slim, plan, x, outputs=outputs).passed
+    assert slim.get_parameter("first.weight").shape[0] == 16
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(HEAD.weight, weight)
+    with torch.no_grad():
+        slim.get_parameter("last.weight")[0] += 1
+    assert not graphprune.verify(model, slim, plan, x, outputs=outputs).passed
+
+
+def test_outputs_that_fail_in_float64_say_so() -> None:
+    torch.manual_seed(0)
+    model, x = Plain().eval(), torch.randn(2, 8)
+    plan = graphprune.trace(model, x, outputs=HEAD).plan(0.5)
+    message = r"outputs: the function failed on what the model returned in float64, a Tensor: [\s\S]*in the forward"
+    with pytest.raises(InputError, match=message):
+        graphprune.verify(model, plan.apply(model), plan, x, outputs=lambda y: RECURRENT(y)[0])
+    with pytest.raises(InputError, match=message):
+        graphprune.trace(model, x, outputs=lambda y: RECURRENT(y)[0]).plan(0.5)
 
 
 @pytest.mark.parametrize("outputs", [logits_and_more, only_class])
