@@ -330,7 +330,7 @@ class Copier:
 
     def _reaches(self, value: Any) -> bool:
         parts = self._parts()
-        return any(id(v) in parts for v in reachable([value]))
+        return bool(parts) and any(id(v) in parts for v in reachable([value]))
 
     def _method(self, method: MethodType) -> MethodType:
         owner, function = self.copied(method.__self__), self.copied(method.__func__)

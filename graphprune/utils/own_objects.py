@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.utils.copier import Copier
-from graphprune.utils.held import attribute_table, reachable, tensors_in_objects
-from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
+from graphprune.utils.copier import ATOMIC, Copier
+from graphprune.utils.held import attribute_table, held_by, reachable, tensors_in_objects
+from graphprune.utils.tree import LEAVES, is_mapped
+
+_ATOMIC = LEAVES | ATOMIC
+_SHARED = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, ModuleType)
 
 
 def _own_copy(tensor: Tensor) -> Tensor:
@@ -19,37 +23,55 @@ def _own_copy(tensor: Tensor) -> Tensor:
 def with_own_objects(given: Any, held: Callable[[Tensor], Tensor] = _own_copy) -> Any:
     """The same arguments with copies of the objects in them, and of the tensors that these hold.
 
-    Other tensors, modules and functions are not copied, and neither is what cannot be.
+    Other tensors, modules, classes and functions are not copied, and neither is what cannot be.
 
     Args:
-        given: nested tuples, lists and dicts.
+        given: nested tuples, lists, mappings and dataclasses.
         held: makes the copies of tensors in objects.
     """
-    objects = _objects_in(given)
+    objects, others = _held_in(given)
     if not objects:
         return given
     modules = [found for found in reachable(objects) if isinstance(found, nn.Module)]
-    kept = {id(found): found for found in (None, *tensors_of(given), *modules)}
+    kept = {id(found): found for found in (None, *others, *modules)}
     tensors = {id(tensor): held(tensor) for tensor in tensors_in_objects(objects, kept)}
-    copier = Copier({**kept, **tensors}, set, lambda path, value, error: value)
-    return _exchanged(given, {id(value): copier.copied(value) for value in objects})
+    copier = _copier({**kept, **tensors})
+    copies = {id(value): copier.copied(value) for value in objects}
+    return _copier({**kept, **copies}).copied(given)
 
 
-def _objects_in(given: Any) -> list[Any]:
-    kind = type(given)
-    if kind in LEAVES or isinstance(given, Tensor | nn.Module | type) or callable(given):
-        return []
-    if kind in (tuple, list, dict):
-        items = given.values() if kind is dict else given
-        return [found for item in items if type(item) not in LEAVES for found in _objects_in(item)]
-    is_mapped = map_tensors(lambda tensor: tensor, given) is not given
-    return [] if is_mapped or attribute_table(given) is None else [given]
+def _copier(memo: dict[int, Any]) -> Copier:
+    return Copier(memo, set, lambda path, value, error: value)
 
 
-def _exchanged(given: Any, copies: dict[int, Any]) -> Any:
-    kind = type(given)
-    if kind in (tuple, list):
-        return kind([_exchanged(item, copies) for item in given])
-    if kind is dict:
-        return {name: _exchanged(item, copies) for name, item in given.items()}
-    return copies.get(id(given), given)
+def _held_in(given: Any) -> tuple[list[Any], list[Any]]:
+    """What the containers hold of which ``map_tensors`` makes new ones: the objects to copy, and what is not copied.
+
+    Attributes of containers count: a dictionary of a class of its own is copied with the same ones.
+    """
+    objects: list[Any] = []
+    others: list[Any] = []
+    seen: dict[int, Any] = {}
+    stack = [given]
+    while stack:
+        value = stack.pop()
+        kind = type(value)
+        if kind in _ATOMIC or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, _SHARED):
+            others.append(value)
+        elif kind is dict:
+            stack += value.values()
+        elif kind is tuple or kind is list:
+            stack += value
+        elif is_mapped(value):
+            stack += held_by(value)
+        else:
+            (objects if _may_change(value) else others).append(value)
+    return objects, others
+
+
+def _may_change(value: Any) -> bool:
+    """Has it any state? What has none, as ``object()``, is known by its identity."""
+    return attribute_table(value) is not None or type(value).__basicsize__ > object.__basicsize__

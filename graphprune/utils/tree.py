@@ -97,6 +97,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return _map_container(function, value) if isinstance(value, list | MutableMapping) else value
 
 
+def is_mapped(value: Any) -> bool:
+    """Is it a container of which :func:`map_tensors` makes a new one?"""
+    return isinstance(value, tuple | list | MutableMapping) or _holds_fields(value)
+
+
 def _map_container(function: Callable[[Tensor], Any], value: Any) -> Any:
     """The same for a list or mapping of a class of its own, which the result has too."""
     made = copy(value)
