@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +35,20 @@ def imports_of(path: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = [*before, *(folder for folder in dict.fromkeys(folders) if folder not in before)]
+
+
+def files_of_module(name: str) -> list[Path]:
+    """The files that are run when a module, such as ``package.module``, is imported here; none of them is run."""
+    found: list[Path] = []
+    folders: Sequence[str] | None = None
+    with imports_of(Path(name)):
+        for part in name.split("."):
+            spec = PathFinder.find_spec(part, folders)
+            if spec is None:
+                break
+            found += [Path(spec.origin)] if spec.has_location and spec.origin is not None else []
+            folders = spec.submodule_search_locations or []
+    return found
 
 
 def _package_of(path: Path) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from graphprune.errors import PlanError
-from graphprune.pruning.rewrite import Kept
+from graphprune.pruning.rewrite import Kept, computed_names
 from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.tracing.size_places import SizePlace, is_integer
 from graphprune.utils.checks import found_value, with_article
@@ -52,6 +52,8 @@ def check_fits(model: nn.Module, wanted: ShapesByName, kept: Kept, own: Tables |
                 needed=f"shape {list(shape)}",
                 do=f"{_OWN}, once",
             )
+    for name in sorted(own.plain.keys() & kept.keys()):
+        _check_not_computed(model, name, wanted, own)
 
 
 def _check_compiled_alike(model: nn.Module, missing: str, found: ShapesByName) -> None:
@@ -71,6 +73,24 @@ def _check_compiled_alike(model: nn.Module, missing: str, found: ShapesByName) -
         if there
         else "apply the plan first, and compile the slim parts",
     )
+
+
+def _check_not_computed(model: nn.Module, name: str, wanted: ShapesByName, own: Tables) -> None:
+    """Raise a PlanError if a tensor that a plan cuts is now worked out, before every call, from one that it leaves."""
+    path, _, attribute = name.rpartition(".")
+    if attribute not in computed_names(dict(own.modules)[path]):
+        return
+    origin = next((one for one in own.parameters if one.startswith(f"{name}_") and one not in wanted), None)
+    if origin is not None:
+        raise PlanError(
+            f"model: the plan names {name!r}, which this {type(model).__name__} works out from {origin!r} before every "
+            "call",
+            where=name,
+            found="a mask of torch.nn.utils.prune, or weight or spectral normalization, that the plan does not know",
+            needed=f"{name!r} as it was in the model that the plan was made for",
+            do="trace the model as it is now and make the plan again, or apply the plan first, and add this to the "
+            "slim model",
+        )
 
 
 def rebuilt_otherwise(wanted: ShapesByName, found: ShapesByName, kept: Kept, modules: Modules) -> set[str]:

@@ -281,8 +281,14 @@ def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes
 
 def is_computed(module: nn.Module) -> bool:
     """Does a hook, or a mask of ``torch.nn.utils.prune``, work out a weight of a module before every call?"""
+    return bool(computed_names(module))
+
+
+def computed_names(module: nn.Module) -> list[str]:
+    """The weights of a module that a hook, or a mask of ``torch.nn.utils.prune``, works out before every call."""
     hooks = module._forward_pre_hooks.values()
-    return any(isinstance(hook, WeightNorm | SpectralNorm) for hook in hooks) or bool(list(prune_masks(module)))
+    normalized = [hook.name for hook in hooks if isinstance(hook, WeightNorm | SpectralNorm)]
+    return [*normalized, *(name for name, _ in prune_masks(module))]
 
 
 def _renew_weights(module: nn.Module) -> None:

@@ -459,6 +459,81 @@ def test_no_command_writes_over_what_it_reads(line: str, read: str, capsys: Capt
     assert (folder / "net.py").read_text() == NETWORK and (folder / "net.pt").read_bytes() == b"weights"
 
 
+@pytest.mark.parametrize(
+    ("options", "output", "read"),
+    [
+        ("--weights wd", "wd/model.safetensors", "wd"),
+        ("--weights wd/model.safetensors.index.json", "wd/shard.safetensors", "wd/model.safetensors.index.json"),
+        ("--weights wd", "wd/link.safetensors", "wd"),
+        ("--weights elsewhere", "wd/model.safetensors", "elsewhere"),
+    ],
+)
+def test_no_command_writes_into_a_folder_that_it_reads(
+    options: str, output: str, read: str, capsys: Capture, folder: Path
+) -> None:
+    (folder / "wd").mkdir()
+    for name in ("model.safetensors", "shard.safetensors", "model.safetensors.index.json"):
+        (folder / "wd" / name).write_bytes(b"weights")
+    (folder / "blob").write_bytes(b"weights")
+    (folder / "wd" / "link.safetensors").symlink_to(folder / "blob")
+    (folder / "elsewhere").symlink_to(folder / "wd")
+    said = refused(f"sparsify {SPEC} --amount 0.5 --force {options} -o {output}", capsys)
+    assert f"-o {output}: is in a folder that this command reads ({read}); give a path elsewhere" in said
+    assert (folder / output).read_bytes() == b"weights"
+
+
+def test_no_command_writes_into_the_folder_of_a_checkpoint_or_of_data(capsys: Capture, folder: Path) -> None:
+    for name in ("checkpoint", "arrays"):
+        (folder / name).mkdir()
+        (folder / name / "one.pt").write_bytes(b"data")
+    for line, output, read in (
+        ("sparsify hf:checkpoint --amount 0.5", "checkpoint/one.pt", "hf:checkpoint"),
+        (f"finetune {SPEC} --data arrays --epochs 1 --lr 1", "arrays/one.pt", "arrays"),
+    ):
+        said = refused(f"{line} --force -o {output}", capsys)
+        assert f"-o {output}: is in a folder that this command reads ({read}); give a path elsewhere" in said
+
+
+def test_a_file_beside_what_is_read_and_in_a_folder_called_like_another_option_is_replaced(
+    capsys: Capture, folder: Path
+) -> None:
+    (folder / "l1").mkdir()
+    for output in ("sparse", "l1/sparse"):
+        (folder / output).write_bytes(b"earlier")
+        assert main(f"sparsify {SPEC} --amount 0.5 --method l1 --input 1,3,8,8 --force -q -o {output}".split()) == OK
+        assert (folder / output).read_bytes() != b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("reference", "output"),
+    [
+        ("data:batches", "data.py"),
+        ("package.inner.module:inputs", "package/inner/module.py"),
+        ("package.inner.module:inputs", "package/__init__.py"),
+    ],
+)
+def test_no_command_writes_over_a_module_that_it_imports(
+    reference: str, output: str, capsys: Capture, folder: Path
+) -> None:
+    (folder / "package" / "inner").mkdir(parents=True)  # the inner one has no __init__.py
+    for name in ("__init__.py", "inner/module.py"):
+        (folder / "package" / name).write_text("raise SystemExit('it was run')\n")
+    before = (folder / output).read_text()
+    said = refused(f"sparsify {SPEC} --amount 0.5 --force --input {reference} -o {output}", capsys)
+    assert f"-o {output}: is what this command reads ({reference}); give another path" in said
+    assert (folder / output).read_text() == before
+
+
+def test_paths_that_no_file_can_have_are_not_taken_for_what_is_written(capsys: Capture, folder: Path) -> None:
+    (folder / "circle").symlink_to("circle")
+    (folder / "sparse").write_bytes(b"earlier")
+    long = "a" * 300
+    for options in ("--weights circle -o sparse", f"-o {long}", f"--layers {long} -o sparse"):
+        assert main(f"sparsify {SPEC} --amount 0.5 --force {options}".split()) in (FAILED, WRONG_USAGE)
+        assert "Traceback" not in capsys.readouterr().err
+    assert (folder / "sparse").read_bytes() == b"earlier"
+
+
 def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture, folder: Path) -> None:
     (folder / "arrays").mkdir()
     for number in range(5):

@@ -553,6 +553,15 @@ def test_a_dense_model_on_meta_is_enough(tmp_path: Path) -> None:
             graphprune.load(tmp_path, dense, device=device)
 
 
+@pytest.mark.parametrize("device", ["cpu:0", "cpu:3", torch.device("cpu", 0)])
+def test_the_cpu_may_have_a_number(device: str | torch.device, tmp_path: Path) -> None:
+    slim = slim_resnet()
+    graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path, resnet_cifar.resnet20(), device=device)
+    assert torch.equal(loaded(IMAGE), slim(IMAGE))
+    assert {t.device for t in state(loaded).values()} == {torch.device("cpu")}
+
+
 def test_a_class_that_others_cannot_import_is_named_as_such(tmp_path: Path) -> None:
     class Local(nn.Sequential):
         def __init__(self) -> None:

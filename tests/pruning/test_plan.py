@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import graphprune
 from graphprune.errors import LoadError, PlanError, UnreachedWarning
@@ -244,6 +245,36 @@ def test_a_plan_for_something_else_changes_nothing(changed: dict[str, Any], mess
     with pytest.raises(PlanError, match=message):
         Plan.from_json(small_plan(**changed)).apply(model, inplace=True)
     assert model[0].weight.shape == (8, 4) and model[0].out_features == 8 and not plans_of(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*is deprecated")
+@pytest.mark.parametrize(
+    ("change", "cut", "origin"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "0.weight", "0.weight_orig"),
+        (lambda layer: prune.l1_unstructured(layer, "bias", 0.5), "0.bias", "0.bias_orig"),
+        (nn.utils.weight_norm, "0.weight", "0.weight_g"),
+        (nn.utils.spectral_norm, "0.weight", "0.weight_orig"),
+    ],
+)
+def test_a_weight_that_was_planned_as_a_parameter_must_not_be_worked_out_from_another(
+    change: Callable[[nn.Module], object], cut: str, origin: str
+) -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 2)).eval(), torch.randn(2, 8)
+    plan = graphprune.trace(model, x).plan(0.5, overrides={"2": graphprune.Override(frozen=True)})
+    for layer in (model[3], model[0]):
+        change(layer)  # the last one loses nothing, so that it may
+    with pytest.raises(PlanError, match=f"the plan names '{cut}', which this Sequential works out from '{origin}'"):
+        plan.apply(model)
+    slim = graphprune.trace(model, x).plan(0.5, overrides={"2": graphprune.Override(frozen=True)}).apply(model)
+    assert slim[0].weight.shape == (8, 8) and slim(x).shape == (2, 2)
+
+
+def test_a_layer_that_a_plan_leaves_whole_may_have_got_a_mask() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 2)).eval(), torch.randn(2, 8)
+    plan = graphprune.trace(model, x).plan(0.5, overrides={"2": graphprune.Override(frozen=True)})
+    prune.l1_unstructured(model[3], "weight", 0.5)
+    assert plan.apply(model)(x).shape == (2, 2)
 
 
 def test_runs() -> None:

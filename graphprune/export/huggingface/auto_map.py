@@ -64,6 +64,7 @@ def write_auto_map(
     Raises:
         ExportError: the folder would not load as the same model; the message says why.
         InputError: the model is none of Transformers, or the directory holds something else.
+        TraceError: the model fails on ``example_inputs``.
     """
     export = _Export.of(slim)
     calls = None if example_inputs is None else calls_of(example_inputs)

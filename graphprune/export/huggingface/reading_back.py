@@ -16,6 +16,7 @@ from graphprune.pruning.comparison import difference
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
+from graphprune.tracing.tracer import call_failure
 from graphprune.utils.evaluation import evaluating
 
 SAVE_INSTEAD = "save it with graphprune.save instead"
@@ -66,11 +67,12 @@ def same_outputs(slim: nn.Module, loaded: nn.Module, given: Sequence[MethodCall]
 
     Raises:
         InputError: no example inputs were found.
+        TraceError: the slim model fails on those that are given; the original exception is the cause.
     """
     same = same_program(slim, loaded, given)
     if same is not None:
         return same
-    calls, outputs = _first_outputs(slim) if given is None else (given, _outputs(slim, given))
+    calls, outputs = _first_outputs(slim) if given is None else (given, _outputs_of_given(slim, given))
     try:
         found = _outputs(loaded, calls)
     except (RuntimeError, ValueError, IndexError):  # sizes do not fit each other
@@ -87,6 +89,16 @@ def _rounding(model: nn.Module) -> float:
 def _first_outputs(model: nn.Module) -> tuple[Sequence[MethodCall], list[Tensor]]:
     inputs, outputs = first_that_runs(model, lambda guess: _outputs(model, calls_of(guess)))
     return calls_of(inputs), outputs
+
+
+def _outputs_of_given(model: nn.Module, calls: Sequence[MethodCall]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for call in calls:
+        try:
+            found += _outputs_of(model, call)
+        except Exception as error:  # of any type: a user chose the inputs
+            raise call_failure(model, call, error) from error
+    return found
 
 
 def _outputs(model: nn.Module, calls: Sequence[MethodCall]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import InputError
+from graphprune.errors import TraceError
 from graphprune.tracing.call_list import NODES
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
@@ -26,11 +26,19 @@ def same_program(one: nn.Module, other: nn.Module, given: Sequence[MethodCall] |
     Args:
         one, other: the models.
         given: what both are run on; None: what is guessed.
+
+    Raises:
+        TraceError: a result is an object without tensors.
     """
     try:
         calls, run = _first_run(one) if given is None else (given, replay_on_shapes(one, given))
+    except TraceError:
+        raise
+    except Exception:  # of any type: the inputs do not fit, which a run with values says, or values are needed
+        return None
+    try:
         replay = replay_on_shapes(other, calls)
-    except (InputError, RuntimeError, ValueError, IndexError):  # sizes do not fit each other, or values are needed
+    except (RuntimeError, ValueError, IndexError):  # sizes do not fit each other
         return None
     mine, others = _content(run), _content(replay)
     if _factors(run) != _factors(replay):

@@ -24,6 +24,7 @@ from graphprune.tracing.configured import (
     columns,
     config_of,
 )
+from graphprune.tracing.inputs import calls_of
 from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.equality import same_values
 from graphprune.utils.files import check_path
@@ -65,10 +66,14 @@ def save_pretrained(
     Raises:
         ExportError: the folder would load as another model, or would need ``trust_remote_code=True`` and must not; the
             message says why.
-        InputError: the model is not one of Transformers, or the directory holds something else.
+        InputError: the model is not one of Transformers, the directory holds something else, or ``example_inputs`` are
+            none.
+        TraceError: the model fails on ``example_inputs``, where they are needed.
     """
     for name, flag in (("remote_code", remote_code), ("read_back", read_back)):
         check_flag(name, flag)
+    if example_inputs is not None:
+        calls_of(example_inputs)  # one kind of folder needs none
     slim = uncompiled(slim)
     if config_of(slim) is None or not hasattr(slim, "save_pretrained"):
         raise InputError(

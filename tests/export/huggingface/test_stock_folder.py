@@ -15,7 +15,7 @@ import graphprune
 from benchmarks.export_huggingface import round_trips
 from benchmarks.families import family, inputs_for
 from benchmarks.folder_reading import passed
-from graphprune import ExportError, InputError
+from graphprune import ExportError, InputError, TraceError
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +90,24 @@ def test_outputs_are_compared_on_inputs_that_are_given_where_none_are_guessed(tm
     loaded = transformers.AutoModel.from_pretrained(tmp_path / "slim", trust_remote_code=True)
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits_per_audio, slim(**inputs).logits_per_audio)
+
+
+@pytest.mark.parametrize("unfit", [torch.zeros(2, 3), {"ids": torch.ones(2, 3, dtype=torch.long)}])
+def test_inputs_on_which_outputs_cannot_be_compared_are_refused_as_by_trace(unfit: Any, tmp_path: Path) -> None:
+    slim = _slim("llama", macs=0.5)
+    with pytest.raises(TraceError, match="failed on example_inputs of shape") as traced:
+        graphprune.trace(slim, unfit)
+    with pytest.raises(TraceError) as raised:
+        graphprune.save_pretrained(slim, tmp_path / "slim", example_inputs=unfit)
+    assert raised.value.what == traced.value.what
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_are_none_are_refused_where_nothing_is_compared(tmp_path: Path) -> None:
+    slim = _slim("llama", ratio=0.5, layers="equal")
+    with pytest.raises(InputError, match="example_inputs: is an empty list"):
+        graphprune.save_pretrained(slim, tmp_path / "slim", example_inputs=[])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_width_that_scales_embeddings_is_not_passed_off(tmp_path: Path) -> None:
