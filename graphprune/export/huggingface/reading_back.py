@@ -108,7 +108,7 @@ def _outputs(model: nn.Module, calls: Sequence[MethodCall]) -> list[Tensor]:
 def _outputs_of(model: nn.Module, call: MethodCall) -> list[Tensor]:
     with evaluating(model), runs_forgotten(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some mask at random
-        found = call.run(model)
+        found = call.run_afresh(model)
     values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]
     return [value.detach() for value in values if isinstance(value, Tensor)]
 
