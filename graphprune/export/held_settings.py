@@ -47,7 +47,7 @@ def described_settings(holder: Any, seen: set[int], levels: int = _DEEPEST) -> d
     return dict(_described(holder, seen, levels - 1))
 
 
-def is_setting(value: Any) -> bool:
+def is_plain_setting(value: Any) -> bool:
     """Is a value plain data, of which a description says all?"""
     try:
         _encoded(value, _DEEPEST - 1)
