@@ -16,7 +16,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from graphprune.cli.files_read import check_unread
 from graphprune.cli.option_groups import flattened
 from graphprune.cli.output import Output, complain
 from graphprune.cli.output_failure import OutputFailure
@@ -86,6 +85,8 @@ def _keeping_sources(function: Function) -> Function:
 
     @wraps(function)
     def run(**given: Any) -> int:
+        from graphprune.cli.files_read import check_unread  # loads torch, which help and version do without
+
         check_unread(given)
         return function(**given)
 
