@@ -18,7 +18,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.own_objects import with_own_objects
+from graphprune.utils.own_objects import own_copy, with_own_objects
 from graphprune.utils.tree import map_tensors, tensors_of
 
 _MANY = 1000
@@ -166,7 +166,7 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
     Raises:
         InputError: the model failed.
     """
-    args, kwargs = with_own_objects(map_tensors(_own_copy, (args, kwargs)))
+    args, kwargs = with_own_objects(map_tensors(own_copy, (args, kwargs)))
     try:
         return model(*args, **kwargs)
     except Exception as error:
@@ -178,10 +178,6 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
             do=(advice if len(args) > 1 else "")
             or "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments",
         ) from error
-
-
-def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from graphprune.cli.option_groups import usage_error
 from graphprune.cli.user_files import files_of_module
 
-MAY_BE_FOLDERS = ("calibration", "data")
+_MAY_BE_FOLDERS = ("calibration", "data")
 """Options whose text may be a folder; a folder that happens to be called like the text of another one is not read."""
 
 
@@ -52,7 +52,7 @@ def _folders(name: str, value: str | Path) -> Iterator[Path]:
     source, _, checkpoint = str(value).partition(":")
     if source == "hf" and checkpoint:
         yield Path(checkpoint)
-    elif isinstance(value, Path) or name in MAY_BE_FOLDERS:
+    elif isinstance(value, Path) or name in _MAY_BE_FOLDERS:
         yield Path(value).parent if str(value).endswith(".index.json") else Path(value)
 
 

@@ -16,11 +16,12 @@ _ATOMIC = LEAVES | ATOMIC
 _SHARED = (Tensor, nn.Module, type, FunctionType, BuiltinFunctionType, ModuleType)
 
 
-def _own_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
+def own_copy(tensor: Tensor) -> Tensor:
+    """A tensor of the same values that a run may write to; it has a gradient where the other one has."""
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def with_own_objects(given: Any, held: Callable[[Tensor], Tensor] = _own_copy) -> Any:
+def with_own_objects(given: Any, held: Callable[[Tensor], Tensor] = own_copy) -> Any:
     """The same arguments with copies of the objects in them, and of the tensors that these hold.
 
     Other tensors, modules, classes and functions are not copied, and neither is what cannot be.

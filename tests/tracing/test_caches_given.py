@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.utils.own_objects import with_own_objects
 
 
 class Memory:
@@ -217,3 +219,10 @@ def test_values_that_stand_for_themselves_are_not_copied() -> None:
     slim = graphprune.prune_model(model, 0.5, (Fields(memory, torch.randn(2, 1, 6)), Marking.missing, torch.relu))
     assert slim.enter.out_features == 8
     assert not memory.seen
+
+
+def test_copies_of_tensors_in_objects_have_gradients_where_these_have() -> None:
+    given = SimpleNamespace(x=torch.randn(2, 6, requires_grad=True), number=torch.tensor(3))
+    copied = with_own_objects(given)
+    assert copied.x is not given.x and torch.equal(copied.x, given.x)
+    assert copied.x.requires_grad and not copied.number.requires_grad
