@@ -7,24 +7,16 @@ of the object's class, which may refuse the sizes that pruning leaves.
 from __future__ import annotations
 
 import dataclasses
-import math
 from argparse import Namespace
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
+from graphprune.export.plain_data import DEEPEST, decode, encode
 from graphprune.tracing.size_places import is_plain_object
-
-_DEEPEST = 12
 
 _LEFT_OUT = frozenset(("auto_map", "quantization_config", "transformers_version"))
 """Names that bring other code with them, or say what wrote a file."""
-
-
-class _Unwritten(Exception):
-    """A value is more than plain data."""
 
 
 def holds_settings(value: Any) -> bool:
@@ -33,7 +25,7 @@ def holds_settings(value: Any) -> bool:
     return (known or dataclasses.is_dataclass(value)) and is_plain_object(value) and hasattr(value, "__dict__")
 
 
-def described_settings(holder: Any, seen: set[int], levels: int = _DEEPEST) -> dict[str, Any]:
+def described_settings(holder: Any, seen: set[int], levels: int = DEEPEST) -> dict[str, Any]:
     """The settings of an object as JSON data, those of objects within too.
 
     Args:
@@ -47,15 +39,6 @@ def described_settings(holder: Any, seen: set[int], levels: int = _DEEPEST) -> d
     return dict(_described(holder, seen, levels - 1))
 
 
-def is_plain_setting(value: Any) -> bool:
-    """Is a value plain data, of which a description says all?"""
-    try:
-        _encoded(value, _DEEPEST - 1)
-    except _Unwritten:
-        return False
-    return True
-
-
 def set_settings(holder: Any, data: dict[str, Any]) -> None:
     """Give an object the settings that were described of another one; what it has beside them stays."""
     own = vars(holder)
@@ -65,10 +48,10 @@ def set_settings(holder: Any, data: dict[str, Any]) -> None:
             if holds_settings(now):
                 set_settings(now, item["object"])
         elif name in own or not (name.startswith("_") or hasattr(type(holder), name)):
-            own[name] = _decoded(item, _DEEPEST)
+            own[name] = decode(item)
 
 
-def check_settings(data: Any, levels: int = _DEEPEST) -> None:
+def check_settings(data: Any, levels: int = DEEPEST) -> None:
     """Raise a ValueError if it is not what :func:`described_settings` makes."""
     if not isinstance(data, dict) or not levels:
         raise ValueError(f"{str(data)[:60]} are no settings")
@@ -78,7 +61,7 @@ def check_settings(data: Any, levels: int = _DEEPEST) -> None:
         if isinstance(item, dict) and item.keys() == {"object"}:
             check_settings(item["object"], levels - 1)
         else:
-            _decoded(item, levels - 1)
+            decode(item, levels - 1)
 
 
 def _may_be_set(name: str) -> bool:
@@ -99,51 +82,6 @@ def _described(holder: Any, seen: set[int], levels: int) -> Iterator[tuple[str, 
                 yield name, {"object": described_settings(value, seen, levels)}
             continue
         try:
-            yield name, _encoded(value, levels)
-        except _Unwritten:
+            yield name, encode(value, levels)
+        except TypeError:
             continue  # as anything else that a bundle does not hold, it is compared when the bundle is written
-
-
-def _encoded(value: Any, levels: int) -> Any:
-    kind = type(value)
-    if kind in (bool, str, type(None)) or (kind is int and abs(value) < 1 << 63):
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"float": str(value)}
-    if kind is torch.dtype:
-        return {"dtype": str(value).removeprefix("torch.")}
-    if kind not in (list, tuple, dict) or not levels:
-        raise _Unwritten
-    entries = [_encoded(item, levels - 1) for item in (value.values() if kind is dict else value)]
-    if kind is dict:
-        return {"keys": [_encoded(key, 1) for key in value], "values": entries}
-    return {"tuple": entries} if kind is tuple else entries
-
-
-def _decoded(data: Any, levels: int) -> Any:
-    """The inverse of :func:`_encoded`.
-
-    Raises:
-        ValueError: it is not what that makes.
-    """
-    if not isinstance(data, list | dict):
-        return data
-    if isinstance(data, list) and levels:
-        return [_decoded(item, levels - 1) for item in data]
-    match data:
-        case {"tuple": list(items), **rest} if levels and not rest:
-            return tuple(_decoded(item, levels - 1) for item in items)
-        case {"keys": list(keys), "values": list(values), **rest} if levels and not rest and len(keys) == len(values):
-            return {_key(key): _decoded(item, levels - 1) for key, item in zip(keys, values, strict=True)}
-        case {"float": "inf" | "-inf" | "nan" as text, **rest} if not rest:
-            return float(text)
-        case {"dtype": str(text), **rest} if not rest and isinstance(getattr(torch, text, None), torch.dtype):
-            return getattr(torch, text)
-    raise ValueError(f"{str(data)[:60]} is no setting")
-
-
-def _key(data: Any) -> Any:
-    """A plain value, or a tuple of such."""
-    if isinstance(data, list) or (isinstance(data, dict) and "keys" in data):
-        raise ValueError(f"{str(data)[:60]} is no key")
-    return _decoded(data, 1)

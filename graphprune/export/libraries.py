@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.errors import LoadError
-from graphprune.export.held_settings import is_plain_setting
+from graphprune.export.plain_data import is_plain_data
 from graphprune.pruning.plan import Plan
 
 MOST = 1 << 24
@@ -158,7 +158,7 @@ def transformers_arguments(slim: nn.Module, config: Mapping[str, Any] | None) ->
     implementation = getattr(found.config, "_attn_implementation", None)
     generation = getattr(found, "generation_config", None)
     given = {} if generation is None else packed(_given(generation.to_dict()))
-    beside = [name for name, value in given.items() if not is_data(value) and is_plain_setting(value)]  # restored later
+    beside = [name for name, value in given.items() if not is_data(value) and is_plain_data(value)]  # restored later
     yield (
         type(slim).__name__,
         {

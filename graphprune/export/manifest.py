@@ -14,7 +14,8 @@ from graphprune.errors import LoadError
 from graphprune.export.architecture import Architecture
 from graphprune.export.held_settings import check_settings
 from graphprune.export.libraries import is_data
-from graphprune.export.structure import LAYOUTS, ModuleData, Structure, TensorData, decode
+from graphprune.export.plain_data import decode
+from graphprune.export.structure import LAYOUTS, ModuleData, Structure, TensorData
 from graphprune.pruning.plan_json import MOST_ENTRIES
 from graphprune.utils.folders import ADVICE
 from graphprune.utils.typed_json import Count, convert_data, read_json

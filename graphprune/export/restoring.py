@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.export.held_settings import holds_settings, set_settings
+from graphprune.export.plain_data import decode
 from graphprune.export.structure import (
     ModuleData,
     Structure,
-    decode,
     function_name,
     hook_count,
     is_setting,

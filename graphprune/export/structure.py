@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import SaveError
 from graphprune.export.held_settings import described_settings, holds_settings
+from graphprune.export.plain_data import encode
 from graphprune.tracing.size_places import attributes_held
 from graphprune.utils.checks import with_article
 from graphprune.utils.modules import module_kind, named_modules
@@ -205,7 +205,7 @@ class _Attributes:
                 names = [first if single else f"{first}[{i}]" for i in range(len(held))]
                 self.held[name] = tuple(map(walk.name, held, names))
             elif is_setting(value):
-                self.settings[name] = encode(value)
+                self.settings[name] = encode(_without_class(value))
             elif (function := function_name(value)) is not None:
                 self.functions[name] = function
             else:
@@ -231,6 +231,11 @@ def function_name(value: Any) -> str | None:
 # ---------------------------------------------------------------- settings
 
 
+def _without_class(value: Any) -> Any:
+    """A tuple or list of a class of its own (``torch.Size``) as one of Python's."""
+    return tuple(value) if isinstance(value, tuple) else list(value) if isinstance(value, list) else value
+
+
 def is_setting(value: Any) -> bool:
     """A plain value, or a tuple or list of some."""
     if isinstance(value, tuple | list):
@@ -244,39 +249,6 @@ def _is_plain(value: Any) -> bool:
     if type(value) is str:
         return len(value) <= LONGEST_SETTING
     return value is None or type(value) in (bool, float)
-
-
-def encode(value: Any) -> Any:
-    """A setting as JSON data."""
-    if isinstance(value, tuple):
-        return {"tuple": [encode(item) for item in value]}
-    if isinstance(value, list):
-        return [encode(item) for item in value]
-    return {"float": str(value)} if type(value) is float and not math.isfinite(value) else value
-
-
-def decode(data: Any) -> Any:
-    """The inverse of :func:`encode`.
-
-    Raises:
-        ValueError: it is not what :func:`encode` makes.
-    """
-    if isinstance(data, list):
-        return [decode(item) for item in data if _is_flat(item)]
-    if isinstance(data, dict):
-        ((kind, value),) = data.items()
-        if kind == "tuple" and isinstance(value, list):
-            return tuple(decode(item) for item in value if _is_flat(item))
-        if kind == "float" and value in ("inf", "-inf", "nan"):
-            return float(value)
-        raise ValueError(f"{str(data)[:60]} is no setting")
-    return data
-
-
-def _is_flat(item: Any) -> bool:
-    if isinstance(item, list) or (isinstance(item, dict) and "float" not in item):
-        raise ValueError(f"{str(item)[:60]} is no plain value")
-    return True
 
 
 # ---------------------------------------------------------------- what cannot be written
