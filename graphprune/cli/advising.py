@@ -10,10 +10,11 @@ import graphprune
 from graphprune.advice.targets import RUNTIMES, parse_target
 from graphprune.cli.device_option import check_device
 from graphprune.cli.found_model import built
-from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.model_options import Meta
 from graphprune.cli.option_groups import usage_error
 from graphprune.cli.option_values import read_budget, read_positive
 from graphprune.cli.output import Output
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.errors import InputError
 
 _RUNTIMES = ", ".join(RUNTIMES)
@@ -21,7 +22,7 @@ _RUNTIMES = ", ".join(RUNTIMES)
 
 def advise_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     meta: Meta = False,
     target: Annotated[
         str | None,

@@ -12,10 +12,9 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.given_inputs import given_inputs
-from graphprune.cli.model_options import MODEL_PANEL
 from graphprune.cli.models import load_spec
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
-from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.spec_forms import MODEL_PANEL, SPEC_FORMS, check_spec, complete_spec
 from graphprune.cli.user_files import FILE_MODULE
 from graphprune.errors import InputError
 from graphprune.export.architecture import IMPORT

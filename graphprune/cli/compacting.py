@@ -11,11 +11,11 @@ import typer
 import graphprune
 from graphprune.cli.found_model import built
 from graphprune.cli.json_data import zeros_data
-from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.option_values import at_least, read_number
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_folder
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.cli.weights import read_state_dict
 
 _Masks = Annotated[
@@ -30,7 +30,7 @@ _Relative = Annotated[bool, flag("--relative", help="X is a fraction of a parame
 
 def compact_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     output: OutputFolder,
     force: Force = False,
     masks: _Masks = None,

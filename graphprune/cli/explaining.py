@@ -8,14 +8,15 @@ import typer
 
 import graphprune
 from graphprune.cli.found_model import traced
-from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.model_options import Meta
 from graphprune.cli.option_groups import flag
 from graphprune.cli.output import Output
+from graphprune.cli.prunable import PrunableOptions
 
 
 def explain_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help='a module, parameter, axis ("fc.weight\\[0]") or group of it')
     ],

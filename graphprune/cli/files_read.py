@@ -10,7 +10,7 @@ from typing import Any
 from graphprune.cli.option_groups import usage_error
 from graphprune.cli.user_files import files_of_module
 
-_MAY_BE_FOLDERS = ("calibration", "data")
+_MAY_BE_FOLDERS = ("calibration", "data", "spec")
 """Options whose text may be a folder; a folder that happens to be called like the text of another one is not read."""
 
 

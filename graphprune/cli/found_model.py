@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 import graphprune
+from graphprune.cli.bundles import is_bundle
 from graphprune.cli.given_inputs import SEVERAL
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.models import has_random_weights
@@ -48,7 +49,7 @@ def traced(
         out.warn(f"{spec} has RANDOM weights, and so will the slim model; {TRAINED}")
     with out.stage(f"tracing {type(model).__name__}"):
         graph = _graph_of(model, given, list(planned))
-    how = "as in the plan" if planned else where_inputs_are_from(model, graph.examples)
+    how = "as in the plan" if planned or is_bundle(spec) else where_inputs_are_from(model, graph.examples)
     how = "as given" if given.input is not None else how
     out.note(
         f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}, input {inputs_in_words(graph)} {how}"
@@ -66,7 +67,7 @@ def built(out: Output, spec: str, given: WeightOptions, meta: bool = False) -> n
 
 def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall]) -> graphprune.ChannelGraph:
     try:
-        return graphprune.trace(model, given.inputs(model) if given.input is not None else planned or None)
+        return graphprune.trace(model, (planned if given.input is None else None) or given.inputs(model))
     except TraceError as error:
         if given.input is None:
             raise
@@ -109,6 +110,8 @@ def model_in_words(spec: str, model: nn.Module) -> str:
     'resnet18 of torchvision.models'
     """
     kind, _, name = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
+    if is_bundle(spec):
+        return f"the slim {type(model).__name__} in {spec}"
     if kind.endswith(".py"):
         return f"{type(model).__name__}, which {name} of {kind} gives"
     if kind == "hf":
@@ -124,6 +127,8 @@ def weights_in_words(spec: str, given: WeightOptions, meta: bool = False) -> str
         return "without weights"
     if given.pretrained:
         return "published weights"
+    if is_bundle(spec):
+        return "with its own weights"
     if has_random_weights(spec):
         return "random weights"
     return "weights as the function makes them" if ".py:" in spec else "weights of the checkpoint"

@@ -12,11 +12,12 @@ from torch import nn
 
 from graphprune.cli.found_model import traced
 from graphprune.cli.json_data import graph_data
-from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.model_options import Meta
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import OUTPUT_PANEL, Output
 from graphprune.cli.output_paths import check_apart, check_new_file, check_own
 from graphprune.cli.page import Html, check_page, write_page
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.cli.tables import reason_table, size_table
 from graphprune.graph.listing import group_table
 from graphprune.inspection.coupling_files import COUPLING_SUFFIXES
@@ -27,7 +28,7 @@ _SUFFIXES = ", ".join(COUPLING_SUFFIXES)
 
 def inspect_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     meta: Meta = False,
     all: Annotated[bool, flag("--all", help="show every group, equal layers too")] = False,
     to: Annotated[

@@ -10,9 +10,8 @@ import typer
 
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import read_input
-from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.spec_forms import MODEL_PANEL, PUBLISHED, SPEC_FORMS, check_spec, complete_spec
 
-MODEL_PANEL = "The model"
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_FORMS, autocompletion=complete_spec, show_default=False)]
 WeightsPath = Annotated[
     Path | None,

@@ -113,7 +113,7 @@ def check_writable(name: str, path: Path) -> None:
 def _sources(spec: str, weights: Path | None) -> list[Path]:
     """The folders that a model is read from."""
     kind, _, name = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
-    found = [Path(kind).parent] if kind.endswith(".py") else [Path(name)] if kind == "hf" else []
+    found = [Path(kind).parent] if kind.endswith(".py") else [Path(name)] if kind == "hf" else [Path(spec)]
     if weights is not None:
         found.append(weights if weights.is_dir() else weights.parent)
     return found

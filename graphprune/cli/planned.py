@@ -14,10 +14,10 @@ from graphprune.calibration.batches import InputsOnly
 from graphprune.choosing.by_default import with_default_criterion
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.found_model import traced
-from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.plan_options import PlanOptions
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.errors import LoadError
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.input_specs import inputs_of_spec
@@ -47,7 +47,7 @@ class Planned:
 
 
 def check_request(
-    given: ModelOptions, asked: PlanOptions, data: CalibrationOptions, file: Path | None, meta: bool = False
+    given: PrunableOptions, asked: PlanOptions, data: CalibrationOptions, file: Path | None, meta: bool = False
 ) -> None:
     """Usage is wrong if a plan is neither given nor asked for, or both, or cannot be asked for."""
     given.check_meta(meta, planned=True)
@@ -81,7 +81,7 @@ def warn_of_unread(out: Output, asked: PlanOptions, data: CalibrationOptions) ->
 
 def requested_plan(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     asked: PlanOptions,
     data: CalibrationOptions,
     file: Path | None = None,

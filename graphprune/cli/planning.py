@@ -10,17 +10,18 @@ import typer
 
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.json_data import plan_data
-from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.model_options import Meta
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_new_file, write_text
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import Planned, check_request, requested_plan, warn_of_unread
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.cli.tables import before_after_table
 
 
 def plan_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     asked: PlanOptions,
     data: CalibrationOptions,
     output: Annotated[

@@ -12,13 +12,13 @@ from torch import nn
 import graphprune
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.json_data import prune_data
-from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import OptionGroup, flag
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_apart, check_folder
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import PlanFile, Planned, check_repair, check_request, requested_plan, warn_of_unread
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.cli.tables import before_after_table, reason_table
 from graphprune.pruning.plan import TRIED, tried_table
 
@@ -49,7 +49,7 @@ class Pruned:
 
 
 def prune_command(
-    out: Output, given: ModelOptions, asked: PlanOptions, data: CalibrationOptions, options: PruneOptions
+    out: Output, given: PrunableOptions, asked: PlanOptions, data: CalibrationOptions, options: PruneOptions
 ) -> int:
     """Write a smaller model of the same class, and check that it equals the masked original.
 

@@ -10,17 +10,18 @@ import typer
 import graphprune
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.found_model import traced
-from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.model_options import Meta
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.page import check_page
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan, warn_of_unread
+from graphprune.cli.prunable import PrunableOptions
 
 
 def report_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     asked: PlanOptions,
     data: CalibrationOptions,
     output: Annotated[

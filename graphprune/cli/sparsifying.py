@@ -11,11 +11,11 @@ import typer
 
 import graphprune
 from graphprune.cli.found_model import built
-from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import read_whole_number
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_new_file
+from graphprune.cli.prunable import PrunableOptions
 from graphprune.sparsity.amounts import METHODS
 from graphprune.sparsity.masking import SCOPES
 
@@ -81,7 +81,7 @@ class SparsifyOptions(OptionGroup):
 
 def sparsify_command(
     out: Output,
-    given: ModelOptions,
+    given: PrunableOptions,
     options: SparsifyOptions,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="the sparse file", show_default=False)],
     force: Annotated[bool, flag("--force", help="replace FILE if it is there")] = False,

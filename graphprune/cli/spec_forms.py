@@ -8,6 +8,9 @@ from pathlib import Path
 from graphprune.cli.option_groups import usage_error
 from graphprune.utils.checks import did_you_mean
 
+MODEL_PANEL = "The model"
+"""The heading of options that go with a SPEC."""
+
 SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:MODEL_TYPE_OR_CLASS_OR_PATH or path/to/file.py:FACTORY"
 
 
@@ -96,7 +99,7 @@ def _meant_source(source: str, name: str) -> str:
 
 def _meant_folder(path: Path) -> str:
     if any(path.glob("version-*")):
-        return ": it is the folder of a slim model, which graphprune measure, verify, repair, finetune and export take"
+        return ": it is the folder of a slim model; a SPEC of the dense model is needed here"
     if (path / "config.json").is_file():
         return f"; did you mean hf:{path}?"
     return ": it is a folder without a config.json"

@@ -20,13 +20,15 @@ from graphprune.cli.model_options import ModelOptions, WeightOptions
 from graphprune.cli.option_groups import OptionGroup
 from graphprune.cli.output import Output
 from graphprune.cli.plan_options import PlanOptions
+from graphprune.cli.prunable import PrunableOptions
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "command_line.md"
 SHARED: dict[str, type[OptionGroup]] = {
-    one.__name__: one for one in (ModelOptions, BundleOptions, Output, CalibrationOptions, PlanOptions)
+    one.__name__: one for one in (PrunableOptions, Output, CalibrationOptions, PlanOptions)
 }
 TITLES = {
     "ModelOptions": "a-model-by-name",
+    "PrunableOptions": "a-model-by-name",
     "WeightOptions": "a-model-by-name",
     "BundleOptions": "a-model-by-name",
     "Output": "output",
@@ -34,6 +36,8 @@ TITLES = {
     "PlanOptions": "plan",
 }
 """By group the heading that it stands under."""
+_PARTS = (ModelOptions, WeightOptions, BundleOptions)
+"""Groups whose options another one has, too."""
 WORDS = {"a-model-by-name": "the model", "output": "output", "data": "data", "plan": "a plan"}
 MARK = re.compile(r"<!-- (\w[\w-]*) -->\n.*?<!-- end -->\n", re.DOTALL)
 
@@ -53,7 +57,7 @@ def examples_of(command: str) -> list[str]:
 def shared_by(command: str) -> list[type[OptionGroup]]:
     """The groups of options that a command has in common with others."""
     annotations = [one.annotation for one in inspect.signature(function_of(command), eval_str=True).parameters.values()]
-    return [one for one in annotations if one in (*SHARED.values(), WeightOptions)]
+    return [one for one in annotations if one in (*SHARED.values(), *_PARTS)]
 
 
 def own_options(command: str) -> list[Any]:

@@ -14,7 +14,9 @@ import torch
 import graphprune
 from graphprune.cli import main
 from graphprune.cli.models import load_spec
+from graphprune.cli.planned import read_plan
 from graphprune.cli.program import FAILED, INTERRUPTED, OK, WRONG_USAGE
+from graphprune.pruning.plan import plans_of
 from graphprune.utils.tables import human
 
 NETWORK = """
@@ -374,6 +376,40 @@ def bundle(spec, tmp_path):
     out = tmp_path / "slim"
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), "--no-verify", *INPUT]) == OK
     return out
+
+
+def test_a_slim_model_is_pruned_again(bundle, spec, tmp_path, capsys):
+    again, plan = tmp_path / "again", tmp_path / "plan.json"
+    arguments = [str(bundle), "--model", spec, "--ratio", "0.5"]
+    assert main(["plan", *arguments, "-o", str(plan)]) == OK
+    assert main(["prune", *arguments, "-o", str(bundle)]) == WRONG_USAGE
+    assert "is where the model comes from" in capsys.readouterr().err
+    assert main(["prune", *arguments, "-o", str(again)]) == OK
+    said = capsys.readouterr().err
+    assert f"the slim Net in {bundle}, with its own weights, input 1x3x8x8 as in the plan" in said
+    plans = plans_of(graphprune.load(again, model=load_spec(spec)))
+    assert len(plans) == 2 and plans[-1].to_json() == read_plan(plan).to_json()
+    assert main(["measure", str(bundle), str(again), "--model", spec, "--untimed"]) == OK
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--model: BUNDLE does not say how its model is built; give --model SPEC"),
+        (("--model", "SPEC", "--meta"), "--meta: BUNDLE is a slim model, which is loaded with its weights"),
+        (("--model", "SPEC", "--pretrained"), "--pretrained: BUNDLE is a slim model with weights of its own"),
+        (("--model", "SPEC", "--weights", "BUNDLE"), "--weights: BUNDLE is a slim model with weights of its own"),
+    ],
+)
+def test_a_slim_model_as_spec_with_wrong_options(bundle, spec, capsys, options, message):
+    options = [option.replace("BUNDLE", str(bundle)).replace("SPEC", spec) for option in options]
+    assert main(["inspect", str(bundle), *options]) == 2
+    assert message.replace("BUNDLE", str(bundle)) in capsys.readouterr().err
+
+
+def test_model_is_for_slim_models_alone(spec, capsys):
+    assert main(["inspect", spec, "--model", spec]) == 2
+    assert "--model: is for the folder of a slim model" in capsys.readouterr().err
 
 
 def test_export_source(bundle, spec, tmp_path, capsys):
