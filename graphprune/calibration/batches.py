@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.calibration.process_batches import ProcessBatches, warn_of_unshared
 from graphprune.errors import EndlessBatchesWarning, InputError
-from graphprune.tracing.inputs import describe, normalize
+from graphprune.tracing.inputs import are_inputs, describe, normalize
 from graphprune.tracing.places import raised_at
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import found_value, with_article
@@ -126,7 +126,7 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
     Raises:
         InputError: they are neither a tensor, a tuple, a list nor a dict, or the first tensor holds no sample.
     """
-    if not isinstance(inputs, Tensor | tuple | list | Mapping):
+    if not are_inputs(inputs):
         raise InputError(
             f"calibration: batch {number} is {with_article(type(inputs).__name__)}",
             where=f"batch {number} of calibration",

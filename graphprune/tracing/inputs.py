@@ -12,7 +12,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.utils.checks import found_value, shown, with_article
 from graphprune.utils.own_objects import with_own_objects
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import is_mapped, map_tensors, tensors_of
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
 
@@ -149,8 +149,8 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Bring example inputs into the form of a call, ``(args, kwargs)``.
 
     Args:
-        example_inputs: A tensor (the only argument), a tuple or list (the positional arguments) or a mapping
-            (the keyword arguments, such as what a Transformers tokenizer returns).
+        example_inputs: A tensor or dataclass (the only argument), a tuple or list (the positional arguments) or a
+            mapping (the keyword arguments, such as what a Transformers tokenizer returns).
 
     Raises:
         InputError: If it is anything else.
@@ -165,13 +165,21 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(example_inputs), {}
     if isinstance(example_inputs, Mapping):
         return (), _keyword_arguments(example_inputs)
+    if is_mapped(example_inputs):
+        return (example_inputs,), {}
     raise InputError(
         f"example_inputs: is {with_article(type(example_inputs).__name__)}",
         found=found_value(example_inputs),
         needed="a tensor (the only argument of forward), a tuple of the positional arguments, or a dict of the keyword "
         "arguments",
-        do="pass tensors, for instance example_inputs=torch.randn(1, 3, 224, 224)",
+        do="pass tensors, for instance example_inputs=torch.randn(1, 3, 224, 224); where an object is itself the "
+        "argument, a tuple with it: example_inputs=(batch,)",
     )
+
+
+def are_inputs(value: Any) -> bool:
+    """Is a value what :func:`normalize` takes?"""
+    return isinstance(value, Tensor | Mapping) or is_mapped(value)
 
 
 def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.tracing.inputs import describe, normalize
+from graphprune.tracing.inputs import are_inputs, describe, normalize
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.random_state import random_state, seed_all, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
@@ -51,7 +51,7 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
                 do="give batches as pairs: ((first, second), target) for a model of two inputs",
             )
         inputs, target = batch
-    if not isinstance(inputs, Tensor | tuple | list | Mapping):
+    if not are_inputs(inputs):
         raise InputError(
             f"batches: the inputs of a batch are {with_article(type(inputs).__name__)}",
             found=found_value(inputs),

@@ -33,8 +33,8 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
         for item in value.values():
             yield from tensors_of(item)
     elif _holds_fields(value):
-        for entry in fields(value):
-            yield from tensors_of(getattr(value, entry.name))
+        for item in _attributes(value).values():
+            yield from tensors_of(item)
 
 
 def output_tensors(value: Any) -> Iterator[Tensor]:
@@ -63,11 +63,17 @@ def _items(value: Any) -> Iterable[Any]:
         return value.values()
     if isinstance(value, Distribution | Transform | SimpleNamespace):
         return vars(value).values()
-    return [getattr(value, entry.name) for entry in fields(value)] if _holds_fields(value) else ()
+    return _attributes(value).values() if _holds_fields(value) else ()
 
 
 def _holds_fields(value: Any) -> bool:
     return is_dataclass(value) and not isinstance(value, type)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and what ``__post_init__`` or a caller has given it besides."""
+    own = {entry.name: getattr(value, entry.name) for entry in fields(value) if hasattr(value, entry.name)}
+    return own | getattr(value, "__dict__", {})
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -92,9 +98,22 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         items = tuple(map_tensors(function, v) for v in value)
         return type(value)._make(items) if hasattr(value, "_fields") else items  # type: ignore[attr-defined]
     if _holds_fields(value):
-        entries = (entry.name for entry in fields(value) if entry.init)
-        return replace(value, **{name: map_tensors(function, getattr(value, name)) for name in entries})
+        # ModelOutput of Transformers keeps its fields as items as well: it is made anew
+        return _made_anew(function, value) if isinstance(value, Mapping) else _map_attributes(function, value)
     return _map_container(function, value) if isinstance(value, list | MutableMapping) else value
+
+
+def _map_attributes(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """The same for a dataclass, which is not made anew: it may ask for what it does not keep (``InitVar``)."""
+    made = copy(value)
+    for name, item in _attributes(value).items():
+        object.__setattr__(made, name, map_tensors(function, item))
+    return made
+
+
+def _made_anew(function: Callable[[Tensor], Any], value: Any) -> Any:
+    entries = (entry.name for entry in fields(value) if entry.init)
+    return replace(value, **{name: map_tensors(function, getattr(value, name)) for name in entries})
 
 
 def is_mapped(value: Any) -> bool:
