@@ -11,6 +11,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import are_inputs, describe, normalize
 from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.own_objects import with_own_objects
 from graphprune.utils.random_state import random_state, seed_all, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -37,6 +38,8 @@ def check_training_data(batches: Any) -> None:
 
 def training_call(batch: Any, device: torch.device) -> TrainingCall:
     """A batch as arguments of a call and a target, on ``device``. A batch without a target has only inputs.
+
+    Objects among the inputs, such as caches, are copies: what the model keeps in them is of this call.
 
     Raises:
         InputError: the batch is neither a pair, a dict nor a tensor, or holds no samples.
@@ -66,9 +69,8 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
             needed="batches of one sample or more",
             do="leave the batch out",
         )
-    args, kwargs = normalize(inputs)
-    moved: TrainingCall = map_tensors(lambda t: t.to(device, non_blocking=True), (args, kwargs, target))
-    return moved
+    args, kwargs, target = map_tensors(lambda t: t.to(device, non_blocking=True), (*normalize(inputs), target))
+    return *with_own_objects((args, kwargs)), target
 
 
 def in_order(batches: Iterable[Any], source: Iterable[Any], seed: int, epoch: int, skip: int) -> Iterator[Any]:

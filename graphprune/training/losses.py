@@ -26,6 +26,7 @@ from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_optional, check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.evaluation import evaluating
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.own_objects import with_own_objects
 from graphprune.utils.random_state import random_numbers_kept, random_state, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -96,7 +97,7 @@ class Objective:
         """
         args, kwargs, target = training_call(batch, device)
         if self.teacher is not None:  # the student may write to its inputs, and draw random numbers
-            taught_args, taught_kwargs = map_tensors(torch.clone, (args, kwargs))
+            taught_args, taught_kwargs = with_own_objects(map_tensors(torch.clone, (args, kwargs)))
             drawn_from = random_state()
         output = _output_of(run, args, kwargs, "batches")
         losses = []
