@@ -10,7 +10,7 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from typing_extensions import Self
 
 from graphprune.errors import InputError, PlanError
@@ -42,7 +42,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import named_modules, named_tensors, uncompiled, within
+from graphprune.utils.modules import named_modules, tables, uncompiled, within
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.torch_modes import check_torch_modes
 
@@ -189,10 +189,22 @@ class Analysis:
 
     def costs_without(self, skipped: Sequence[str]) -> CostModel:
         """The cost of any choice of channels when these modules are left out."""
-        tensors = named_tensors(self.model)
+        tensors = self._kept_tensors()
         if skipped:
             tensors = [(name, tensor) for name, tensor in tensors if not within(name, skipped)]
         return CostModel(self.dimensions, self.units, self.nodes_without(skipped), tensors)
+
+    def _kept_tensors(self) -> list[tuple[str, Tensor]]:
+        """Parameters, buffers and the other tensors of modules that runs read, by name.
+
+        What is worked out before each call (the ``weight`` of ``weight_norm`` or of a mask), or left by the last one,
+        is not kept.
+        """
+        own = tables(self.model)
+        if not own.plain:
+            return own.unique()
+        read = {node.meta["tensor"] for node in self.trace.graph.nodes if node.op == "get_attr"}
+        return [(name, tensor) for name, tensor in own.unique() if name not in own.plain or name in read]
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these modules are left out."""

@@ -182,7 +182,7 @@ def count_parameters(counted: Counted) -> list[Product]:
 
 @budget_kind("bytes", units=BYTES, example="20MB", help="bytes of parameters and buffers in memory")
 def count_bytes(counted: Counted) -> list[Product]:
-    """Every entry of a parameter or buffer, in bytes of its type."""
+    """Every entry of a parameter, of a buffer or of another tensor of a module that runs read, in bytes of its type."""
     return [(tensor.element_size(), parameter_axes(name, tensor.ndim)) for name, tensor in counted.tensors]
 
 

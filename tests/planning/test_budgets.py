@@ -1,5 +1,6 @@
 """Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,59 @@ def test_the_cost_of_a_plan_is_that_of_the_slim_model(graph: graphprune.ChannelG
     assert graph.cost(plan).params == sum(p.numel() for p in slim.parameters())
     tensors = [*slim.parameters(), *slim.buffers()]
     assert graph.cost(plan).bytes == sum(t.numel() * t.element_size() for t in tensors)
+
+
+def layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+
+
+def normalized(norm: Any) -> nn.Module:
+    model = layers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for number in (0, 2):
+            norm(model[number])
+    return model
+
+
+def sparse() -> nn.Module:
+    model = layers()
+    graphprune.sparsify(model, 0.5)
+    return model
+
+
+class Keeping(nn.Module):
+    """A layer that keeps its last result, and reads a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.scale = layers(), torch.rand(16)
+        self(torch.randn(8, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = self.layers(x * self.scale)
+        return self.last  # type: ignore[no-any-return]
+
+
+WORKED_OUT: dict[str, tuple[Any, int]] = {
+    "weight_norm": (lambda: normalized(nn.utils.weight_norm), 0),
+    "spectral_norm": (lambda: normalized(nn.utils.spectral_norm), 0),
+    "masks": (sparse, 0),
+    "results": (Keeping, 16 * 4),
+}
+
+
+@pytest.mark.parametrize("kind", WORKED_OUT)
+def test_tensors_that_each_call_works_out_have_no_bytes(kind: str) -> None:
+    torch.manual_seed(0)
+    make, read = WORKED_OUT[kind]
+    model, x = make(), torch.randn(8, 16)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(bytes=0.5)
+    slim = plan.apply(model)
+    held = [sum(t.nbytes for t in (*m.parameters(), *m.buffers())) + read for m in (model, slim)]
+    assert [graph.cost().bytes, graph.cost(plan).bytes, graphprune.trace(slim, x).cost().bytes] == [*held, held[1]]
+    assert 0.45 * held[0] < held[1] <= 0.5 * held[0]
 
 
 def test_prices_are_what_one_unit_saves(resnet: graphprune.ChannelGraph) -> None:
