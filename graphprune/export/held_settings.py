@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from graphprune.export.plain_data import DEEPEST, decode, encode
+from graphprune.export.plain_data import MOST_LEVELS, decode, encode
 from graphprune.tracing.size_places import is_plain_object
 
 _LEFT_OUT = frozenset(("auto_map", "quantization_config", "transformers_version"))
@@ -25,7 +25,7 @@ def holds_settings(value: Any) -> bool:
     return (known or dataclasses.is_dataclass(value)) and is_plain_object(value) and hasattr(value, "__dict__")
 
 
-def described_settings(holder: Any, seen: set[int], levels: int = DEEPEST) -> dict[str, Any]:
+def described_settings(holder: Any, seen: set[int], levels: int = MOST_LEVELS) -> dict[str, Any]:
     """The settings of an object as JSON data, those of objects within too.
 
     Args:
@@ -51,7 +51,7 @@ def set_settings(holder: Any, data: dict[str, Any]) -> None:
             own[name] = decode(item)
 
 
-def check_settings(data: Any, levels: int = DEEPEST) -> None:
+def check_settings(data: Any, levels: int = MOST_LEVELS) -> None:
     """Raise a ValueError if it is not what :func:`described_settings` makes."""
     if not isinstance(data, dict) or not levels:
         raise ValueError(f"{str(data)[:60]} are no settings")

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-DEEPEST = 12
+MOST_LEVELS = 12
 """Levels of values within values that are written and read."""
 
 
-def encode(value: Any, levels: int = DEEPEST) -> Any:
+def encode(value: Any, levels: int = MOST_LEVELS) -> Any:
     """A plain value as JSON data: a tuple is ``{"tuple": [...]}``, a dictionary ``{"keys": [...], "values": [...]}``.
 
     Raises:
@@ -32,7 +32,7 @@ def encode(value: Any, levels: int = DEEPEST) -> Any:
     return {"tuple": entries} if kind is tuple else entries
 
 
-def decode(data: Any, levels: int = DEEPEST) -> Any:
+def decode(data: Any, levels: int = MOST_LEVELS) -> Any:
     """The inverse of :func:`encode`.
 
     Raises:
