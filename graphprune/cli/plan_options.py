@@ -159,7 +159,7 @@ def read_override(text: str) -> tuple[str, Override]:
     """What holds for some groups.
 
     >>> read_override("layer1.*:ratio=25%,multiple=8")
-    ('layer1.*', Override(ratio=0.25, min_units=1, max_ratio=1.0, multiple=8, frozen=False))
+    ('layer1.*', Override(ratio=0.25, min_units=None, max_ratio=None, multiple=8, frozen=None))
     """
     pattern, colon, rest = text.rpartition(":")
     if not colon or not pattern:

@@ -32,28 +32,38 @@ from graphprune.utils.modules import named_modules, output_dim, uncompiled_name
 class Override:
     """What holds for some groups, whatever the rest of the plan does.
 
+    What is None is left to the rest of the plan: to its other arguments, and to overrides that match these groups too.
+    Of several that say something else of the same, the last holds.
+
     Args:
-        ratio: the fraction removed, 0 <= ratio < 1; None: as the plan decides.
+        ratio: the fraction removed, 0 <= ratio < 1.
         min_units: the least number of units that stay.
         max_ratio: at most this fraction is removed.
         multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
             become one by removing some.
-        frozen: nothing is removed.
+        frozen: nothing is removed; False: something may be, though an override before this one holds the group.
     """
 
     ratio: float | None = None
-    min_units: int = 1
-    max_ratio: float = 1.0
-    multiple: int = 1
-    frozen: bool = False
+    min_units: int | None = None
+    max_ratio: float | None = None
+    multiple: int | None = None
+    frozen: bool | None = None
 
     def __post_init__(self) -> None:
         if self.ratio is not None:
             check_fraction("ratio", self.ratio, "a fraction of units to remove")
-        check_fraction("max_ratio", self.max_ratio, one=True)
-        check_flag("frozen", self.frozen)
+        if self.max_ratio is not None:
+            check_fraction("max_ratio", self.max_ratio, one=True)
+        if self.frozen is not None:
+            check_flag("frozen", self.frozen)
         for name in ("min_units", "multiple"):
-            check_count(name, getattr(self, name), 1, "a whole number of units")
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), 1, "a whole number of units")
+
+    def given(self) -> dict[str, Any]:
+        """What it says, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 def share_kept(units: int, ratio: float) -> int:
@@ -68,13 +78,17 @@ module class, or a question about a group."""
 
 @dataclass(frozen=True)
 class Limit:
-    """What is asked of one group; ``why`` names what asked for it."""
+    """What is asked of one group; ``why`` names what asked for it.
+
+    Where an override says of what its units stay a multiple, they have ``own_multiple``.
+    """
 
     ratio: float | None = None
     least: int = 1
     multiple: int = 1
     why: str = ""
     frozen: bool = False
+    own_multiple: bool = False
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
@@ -133,17 +147,20 @@ def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Modu
 
 
 def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
-    values: dict[str, Any] = {f.name: getattr(default, f.name) for f in fields(Override)}
+    said: dict[str, Any] = {}
     for _, override in asked:
-        for f in fields(Override):
-            value = getattr(override, f.name)
-            if value != f.default:
-                values[f.name] = value
+        said |= override.given()
+    values = {**_UNBOUND, **default.given(), **said}
     least = max(values["min_units"], group.units - int(np.floor(values["max_ratio"] * group.units + 1e-9)), 1)
     if values["frozen"]:
         least = group.units
     why = ", ".join(name for name, _ in asked)
-    return Limit(values["ratio"], min(least, group.units), values["multiple"], why, values["frozen"])
+    own = "multiple" in said
+    return Limit(values["ratio"], min(least, group.units), values["multiple"], why, values["frozen"], own)
+
+
+_UNBOUND = {"ratio": None, "min_units": 1, "max_ratio": 1.0, "multiple": 1, "frozen": False}
+"""What holds of a group of which nothing is asked."""
 
 
 def described(match: Any, modules: Mapping[str, nn.Module]) -> str:

@@ -166,6 +166,13 @@ def test_a_limit_of_zero_is_a_limit(capsys: Capture) -> None:
             {"params": "300", "allocation": "isomorphic", "reduce": "max"},
         ),
         ("--ratio 0.5 --overrides stem:ratio=0.25", {"ratio": 0.5, "overrides": {"stem": graphprune.Override(0.25)}}),
+        (
+            "--ratio 0.5 --overrides *:frozen --overrides stem:frozen=no",
+            {
+                "ratio": 0.5,
+                "overrides": {"*": graphprune.Override(frozen=True), "stem": graphprune.Override(frozen=False)},
+            },
+        ),
         ("--bytes 2kB --protect-ends --layers equal", {"bytes": "2kB", "protect_ends": True, "layers": "equal"}),
     ],
 )

@@ -155,6 +155,9 @@ def test_under_a_latency_budget_channels_come_in_lanes(clock: None) -> None:
     assert kept and all(n % 16 == 0 or n < 16 for n in kept)
     own = {c.units - len(c.removed) for c in graph.plan(latency=0.85, multiple=1).choices if c.role in ("mlp", "width")}
     assert any(n % 16 for n in own)
+    overrides = {"*": graphprune.Override(multiple=1)}
+    one_by_one = graph.plan(latency=0.85, overrides=overrides)
+    assert any(c.kept > 16 and c.kept % 16 for c in one_by_one.choices if c.role in ("mlp", "width"))
 
 
 # ---------------------------------------------------------------- plans
