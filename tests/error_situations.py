@@ -450,6 +450,26 @@ add(
 )
 add(PLAN, "An unknown server", 'graph.plan(0.5, serve="vlllm")', InputError, "vlllm", "serve='vllm'")
 add(PLAN, "Depth without residual blocks", "graph.plan(depth=0.5)", PlanError, "depth=0.5", "ratio=0.5")
+add(
+    PLAN,
+    "Depth of blocks that are frozen",
+    """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.inner(x).relu()
+
+    deep = nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Linear(8, 2))
+    graphprune.trace(deep, torch.zeros(1, 4)).plan(depth=0.5, overrides={Block: Override(frozen=True)})
+    """,
+    PlanError,
+    "2 of 2 blocks with frozen parts",
+    "freeze less",
+    where="1",
+)
 add(PLAN, "A fractional seed", "graph.plan(0.5, seed=1.5)", InputError, "1.5, a float", "seed=0")
 add(PLAN, "A multiple of zero", "graph.plan(0.5, multiple=0)", InputError, "0, an int", "multiple=1")
 add(PLAN, "An unknown allocation", 'graph.plan(0.5, allocation="globl")', InputError, "globl", "allocation='global'")

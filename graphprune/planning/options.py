@@ -123,8 +123,9 @@ class PruningOptions:
     depth: float | None = option(
         None,
         "fraction of the residual blocks (graph.blocks) to leave out whole: those that change their input least, on "
-        "calibration batches if given; they count towards budgets; with allocation='searched' the largest fraction, of "
-        "the branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least",
+        "calibration batches if given, and of which overrides= freezes no part; they count towards budgets; with "
+        "allocation='searched' the largest fraction, of the branches (graph.branches: attention or MLP of a layer "
+        "alone) without which the loss rises least",
         kind="fraction",
     )
     importance: str | Importance = option(
