@@ -206,7 +206,12 @@ class Allocator:
         return state.removed(passed)
 
     def _passed(self, problem: Problem) -> Ids | None:
-        """How far to go on each path; None: out of reach. Of no path the budgets are met, or they are not."""
+        """How far to go on each path; None: out of reach. Of no path the budgets are met, or they are not.
+
+        Where there is no budget but a latency that the model meets, nowhere.
+        """
+        if not len(problem.budgets):
+            return np.zeros_like(problem.state.lengths)
         if not problem.state.paths:
             return problem.state.lengths if problem.fits(problem.state.lengths) else None
         return self.share(self, problem) if self.share else self.by_priority(problem)

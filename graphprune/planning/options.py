@@ -223,7 +223,11 @@ class PruningOptions:
         self._check_types()
         for name in ("seed", *(kind for kind in BUDGET_KINDS if kind in OPTION_NAMES)):
             object.__setattr__(self, name, _plain(getattr(self, name)))
-        object.__setattr__(self, "budgets", {kind: _plain(spec) for kind, spec in self.budgets.items()})
+        for kind, spec in self.budgets.items():
+            if kind in OPTION_NAMES:
+                object.__setattr__(self, kind, _plain(spec))
+        others = {kind: _plain(spec) for kind, spec in self.budgets.items() if kind not in OPTION_NAMES}
+        object.__setattr__(self, "budgets", others)
         parse_budgets(self.budget_specs, lambda _: 1.0)
         self._check_together()
         _ = self.limits  # which checks what it is made of
