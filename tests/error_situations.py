@@ -462,6 +462,7 @@ add(
         def forward(self, x):
             return x + self.inner(x).relu()
 
+
     deep = nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Linear(8, 2))
     graphprune.trace(deep, torch.zeros(1, 4)).plan(depth=0.5, overrides={Block: Override(frozen=True)})
     """,
