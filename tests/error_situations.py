@@ -442,6 +442,30 @@ add(
 )
 add(
     PLAN,
+    "A loss without batches",
+    "graph.plan(0.5, loss_fn=nn.functional.cross_entropy)",
+    InputError,
+    "no calibration=",
+    "pass calibration=",
+)
+add(
+    PLAN,
+    "A runner of what is not timed",
+    "graph.plan(0.5, run_with=torch.compile)",
+    InputError,
+    "no latency=",
+    "pass latency=",
+)
+add(
+    PLAN,
+    "A bound on the memory of a repair that is not made",
+    'graphprune.prune_model(model, 0.5, x, memory="4GB")',
+    InputError,
+    "memory='4GB'",
+    "pass calibration=",
+)
+add(
+    PLAN,
     "Tensor parallelism without a server",
     "graph.plan(0.5, tensor_parallel=2)",
     InputError,
@@ -1152,11 +1176,27 @@ add(
 )
 add(
     OTHER,
+    "A relative threshold that is not given",
+    "graphprune.compact(model, x, relative=True)",
+    InputError,
+    "relative=True",
+    "threshold=1e-3",
+)
+add(
+    OTHER,
     "A measured score that is no number",
     'graphprune.measure(model, x, timed=False, evaluate=lambda m: "good")',
     InputError,
     "'good'",
     "accuracy",
+)
+add(
+    OTHER,
+    "Batch sizes of what is not timed",
+    "graphprune.measure(model, x, timed=False, batch_sizes=(1, 8))",
+    InputError,
+    "timed=False",
+    "leave out timed=, or batch_sizes=",
 )
 add(OTHER, "No model to measure", "graphprune.measure({}, x)", InputError, "{}", "'slim': slim")
 add(

@@ -290,6 +290,8 @@ class PruningOptions:
                 do=f"leave out the ratio, or {given}",
             )
         self._check_narrower()
+        self._check_used("loss_fn", "calibration", "whose batches it is of")
+        self._check_used("run_with", "latency", "which is measured with it")
         if self.serve is None and self.tensor_parallel != 1:
             raise InputError(
                 "tensor_parallel: given without serve=, which says what runs on so many devices",
@@ -306,6 +308,17 @@ class PruningOptions:
                 found=f"allocation={self.allocation_name!r} without a ratio for all groups or a budget",
                 needed="a ratio for all groups, or a budget",
                 do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
+            )
+
+    def _check_used(self, name: str, by: str, how: str) -> None:
+        """Raise an InputError if a function is given, and not the field with which it is used."""
+        value = getattr(self, name)
+        if value is not None and getattr(self, by) is None:
+            raise InputError(
+                f"{name}: given without {by}=, {how}",
+                found=f"{name}={shown(value)} and no {by}=",
+                needed=f"{by}= with it",
+                do=f"pass {by}= too, or leave out {name}=",
             )
 
     def _check_narrower(self) -> None:

@@ -212,6 +212,7 @@ def test_overrides_in_a_preset(capsys: Capture) -> None:
         ("--overrides stem:frozen --overrides stem:ratio=0.2", "--overrides: 'stem' is given twice"),
         ("--ratio 0.5 --run-with data.py:loss", "--run-with: is for models that are timed; give --latency"),
         ("--ratio 0.5 --loss-fn data.py:loss", "--loss-fn: is of batches; give --calibration DIR"),
+        ("--ratio 0.5 --seed 3", "--seed: nothing is drawn for --importance l2; leave it out"),
         ("--ratio 0.5 --candidates 5", "--allocation searched too, or leave out --candidates"),
     ],
 )
