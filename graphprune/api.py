@@ -46,7 +46,7 @@ from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
-from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
+from graphprune.reconstruction.memory_bound import MemorySpec, check_repaired
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
@@ -395,7 +395,8 @@ def prune_model(
         inplace: make the model itself smaller.
         repair: with ``calibration`` among the options, fit the remaining weights to the dense model (see
             :func:`graphprune.repair`); the batches are iterated several times. Without, nothing is repaired.
-        memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: no bound.
+        memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: no bound. It is
+            given with ``calibration`` only.
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name. Where ``importance`` is not among them, and
             the model is repaired, it is ``"auto"``: six plans are tried, each with a repair on about 256 samples at
@@ -417,8 +418,8 @@ def prune_model(
     _check_no_inputs(ratio)
     if inplace:
         resident(model, inplace, check_model(model))
-    parse_memory(memory)
     calibration = options.get("calibration") if repair else None
+    check_repaired(memory, calibration is not None)
     if calibration is not None:
         Batches(calibration)
     runs = verify or inplace or _RUNS & options.keys()

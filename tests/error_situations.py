@@ -442,6 +442,30 @@ add(
 )
 add(
     PLAN,
+    "A loss without batches",
+    "graph.plan(0.5, loss_fn=nn.functional.cross_entropy)",
+    InputError,
+    "no calibration=",
+    "pass calibration=",
+)
+add(
+    PLAN,
+    "A runner of what is not timed",
+    "graph.plan(0.5, run_with=torch.compile)",
+    InputError,
+    "no latency=",
+    "pass latency=",
+)
+add(
+    PLAN,
+    "A bound on the memory of a repair that is not made",
+    'graphprune.prune_model(model, 0.5, x, memory="4GB")',
+    InputError,
+    "memory='4GB'",
+    "pass calibration=",
+)
+add(
+    PLAN,
     "Tensor parallelism without a server",
     "graph.plan(0.5, tensor_parallel=2)",
     InputError,
@@ -450,6 +474,27 @@ add(
 )
 add(PLAN, "An unknown server", 'graph.plan(0.5, serve="vlllm")', InputError, "vlllm", "serve='vllm'")
 add(PLAN, "Depth without residual blocks", "graph.plan(depth=0.5)", PlanError, "depth=0.5", "ratio=0.5")
+add(
+    PLAN,
+    "Depth of blocks that are frozen",
+    """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return x + self.inner(x).relu()
+
+
+    deep = nn.Sequential(nn.Linear(4, 8), Block(), Block(), nn.Linear(8, 2))
+    graphprune.trace(deep, torch.zeros(1, 4)).plan(depth=0.5, overrides={Block: Override(frozen=True)})
+    """,
+    PlanError,
+    "2 of 2 blocks with frozen parts",
+    "freeze less",
+    where="1",
+)
 add(PLAN, "A fractional seed", "graph.plan(0.5, seed=1.5)", InputError, "1.5, a float", "seed=0")
 add(PLAN, "A multiple of zero", "graph.plan(0.5, multiple=0)", InputError, "0, an int", "multiple=1")
 add(PLAN, "An unknown allocation", 'graph.plan(0.5, allocation="globl")', InputError, "globl", "allocation='global'")
@@ -1131,11 +1176,27 @@ add(
 )
 add(
     OTHER,
+    "A relative threshold that is not given",
+    "graphprune.compact(model, x, relative=True)",
+    InputError,
+    "relative=True",
+    "threshold=1e-3",
+)
+add(
+    OTHER,
     "A measured score that is no number",
     'graphprune.measure(model, x, timed=False, evaluate=lambda m: "good")',
     InputError,
     "'good'",
     "accuracy",
+)
+add(
+    OTHER,
+    "Batch sizes of what is not timed",
+    "graphprune.measure(model, x, timed=False, batch_sizes=(1, 8))",
+    InputError,
+    "timed=False",
+    "leave out timed=, or batch_sizes=",
 )
 add(OTHER, "No model to measure", "graphprune.measure({}, x)", InputError, "{}", "'slim': slim")
 add(

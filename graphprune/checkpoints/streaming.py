@@ -28,7 +28,7 @@ from graphprune.export.shards import read_size
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import OPTION_NAMES, PruningOptions
 from graphprune.pruning.plan import Plan
-from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
+from graphprune.reconstruction.memory_bound import MemorySpec, check_repaired, parse_memory
 from graphprune.utils.checks import check_callable, check_flag
 from graphprune.utils.files import check_path
 from graphprune.utils.global_state import leaves_torch_alone
@@ -97,6 +97,7 @@ def prune_checkpoint(
         check_callable("progress", progress, "a function (progress)", takes="progress")
     read_size("max_shard_size", max_shard_size)
     limit = parse_memory(memory)
+    check_repaired(memory, repair and options.get("calibration") is not None)
     folder, place = _folders(source, target)
     asked = _asked(ratio, options, folder)
     checkpoint = SourceCheckpoint.of(folder)

@@ -76,8 +76,9 @@ def measure_command(
         graphprune measure hf:llama --meta --markdown
     """
     _check_forms([name for name, on in (("layers", layers), ("markdown", markdown), ("json", out.json)) if on])
-    if untimed:
-        _check_untimed({"batch": batch, "compiled": compiled or None, "threads": threads, "repeats": repeats})
+    timing = {"batch": batch, "compiled": compiled or None, "threads": threads, "repeats": repeats}
+    for name in (name for name, on in (("untimed", untimed), ("meta", meta)) if on):
+        _check_untimed(timing, name)
     check_names(specs, given)
     bundles.check_used(specs)
     given.check_meta(meta)
@@ -103,10 +104,11 @@ def _check_forms(forms: list[str]) -> None:
         raise usage_error(f"--{forms[0]}: given together with --{forms[1]}; give one of them")
 
 
-def _check_untimed(options: dict[str, Any]) -> None:
+def _check_untimed(options: dict[str, Any], by: str) -> None:
+    """Usage is wrong if an option of timing is given together with ``by``, with which nothing is timed."""
     name = next((name for name, value in options.items() if value is not None), None)
     if name is not None:
-        raise usage_error(f"--{name}: given together with --untimed; leave out one of them")
+        raise usage_error(f"--{name}: given together with --{by}, with which nothing is timed; leave out one of them")
 
 
 def check_names(names: list[str], given: WeightOptions, least: int = 1) -> None:

@@ -79,6 +79,8 @@ class PlanOptions(OptionGroup):
         """
         arguments = self.given | dict.fromkeys(REFERENCES & self.given.keys(), _stand_in)
         self._check_references(calibration)
+        if calibration:
+            arguments["calibration"] = ()
         if not arguments.keys() & {"ratio", *BUDGET_KINDS, "budgets", *ROLE_OPTIONS, "depth", "overrides"}:
             raise usage_error(
                 "--ratio: nothing is asked for; give --ratio 0.5, a budget such as --macs 0.5, or a ratio by role such "
@@ -94,6 +96,8 @@ class PlanOptions(OptionGroup):
                 arguments.pop("importance")
             elif criterion.data and not calibration:
                 raise usage_error(f"--importance: {criterion.name} reads data; give --calibration DIR, too")
+            elif "seed" in self.given and not calibration and criterion.name != "random":
+                raise usage_error(f"--seed: nothing is drawn for --importance {criterion.name}; leave it out")
             PruningOptions.of(arguments.pop("ratio", None), arguments)
         except InputError as error:
             raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
@@ -159,7 +163,7 @@ def read_override(text: str) -> tuple[str, Override]:
     """What holds for some groups.
 
     >>> read_override("layer1.*:ratio=25%,multiple=8")
-    ('layer1.*', Override(ratio=0.25, min_units=1, max_ratio=1.0, multiple=8, frozen=False))
+    ('layer1.*', Override(ratio=0.25, min_units=None, max_ratio=None, multiple=8, frozen=None))
     """
     pattern, colon, rest = text.rpartition(":")
     if not colon or not pattern:

@@ -103,6 +103,13 @@ def zero_channels(
             needed="a finite magnitude, 0 or more",
             do="pass threshold=0.0 for exact zeros",
         )
+    if relative and not threshold:
+        raise InputError(
+            "relative: is about threshold=, which is not given",
+            found="relative=True and threshold=0",
+            needed="a threshold above 0 with it",
+            do="pass threshold=1e-3 too, say, or leave out relative=",
+        )
     masked = masked_copy(uncompiled(model), masks or {})
     require_values("model", named_tensors(masked), "compare with zero")
     limits = _thresholds(masked, threshold, relative)

@@ -27,7 +27,7 @@ from graphprune.planning.latency_search import plan_for_latency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.requirements import require_batches, require_one_process, require_weights
-from graphprune.planning.setup import PlanSetup, least_influential
+from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.random_state import random_numbers_kept
@@ -164,8 +164,7 @@ def _by_influence(setup: PlanSetup, plan: Plan) -> Plan:
     """The plan where no width is left to a search: blocks go by their influence, if any are to go."""
     if not setup.options.depth:
         return plan
-    skipped = least_influential(setup.graph, setup.options, setup.scores)
-    return plan_once(replace(setup, skipped=skipped))
+    return plan_once(replace(setup, skipped=setup.least_influential()))
 
 
 def _until(began: float, options: PruningOptions, share: float = 1.0) -> float | None:

@@ -46,9 +46,9 @@ class Depth:
         share = setup.options.depth
         if not share:
             return Depth(DepthUnits(), 0)
-        units = DepthUnits.of(setup.graph)
+        units = DepthUnits.of(setup.graph, setup.frozen_parts)
         if not len(units):
-            raise no_block(setup.graph, setup.options)
+            raise no_block(setup.graph, setup.options, setup.frozen_parts)
         return Depth(units, floor(share * len(units) + 1e-9))
 
     @cached_property

@@ -112,6 +112,8 @@ def measure(
     models = _models(model)
     options = _timing_options(batch_sizes, batch_dim, compiled, repeats, warmup)
     check_flag("timed", timed)
+    if not timed:
+        _check_untimed(options)
     if evaluate is not None:
         check_callable("evaluate", evaluate, "a function (model) -> score", takes="model")
     if threads is not None:
@@ -159,6 +161,18 @@ def _timing_options(sizes: Any, dim: int | None, compiled: bool, repeats: int, w
         check_count("repeats", repeats, 1, "a number of calls"),
         check_count("warmup", warmup, 0, "a number of calls"),
     )
+
+
+def _check_untimed(options: TimingOptions) -> None:
+    """Raise an InputError if something is to be timed, too."""
+    for name, given in (("batch_sizes", options.batch_sizes), ("compiled", options.compiled)):
+        if given:
+            raise InputError(
+                f"{name}: given together with timed=False, with which nothing is timed",
+                found=f"{name}={given!r} and timed=False",
+                needed="one of them",
+                do=f"leave out timed=, or {name}=",
+            )
 
 
 def _guessed_inputs(model: nn.Module) -> Any:

@@ -7,7 +7,7 @@ In reading order:
 - the loop: ``planner`` (choose, check, choose again), ``setup`` (what is the same for all attempts), ``unit_scores``
   with ``weights_in_effect`` (masked and normalized ones), ``limits`` (overrides);
 - the choice: ``allocate``, ``allocations`` (the registry), ``removal_paths`` and ``removal_order``, ``objectives``
-  (budgets) and ``search``; ``depth_units`` (which branches and blocks may go);
+  (budgets) and ``search``; ``depth_units`` (which branches and blocks may go) with ``frozen_parts``;
 - the check: ``validate`` (against the program's sizes), ``translation`` and ``program_steps`` (the slim model's run
   against the traced one) or ``masked_comparison`` (against the masked original's, where the program looks at values);
   ``unread_sizes``, ``config_sizes`` and ``buffer_copies`` (sizes and buffers that ``forward`` does not read);

@@ -93,7 +93,7 @@ class Allocator:
         allowed, aligned = np.ones(len(steps), bool), np.ones(len(steps), bool)
         for part, each in zip(coupled.parts, coupled.each, strict=True):
             kept = len(part.unit_ids) - each * steps
-            if self.setup.options.aligned and self.setup.groups[part.group].role in CHANNELS:
+            if self._is_aligned(part.group):
                 aligned &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
             allowed &= self._allowed(part, kept)
         fast = np.flatnonzero(allowed & aligned & (steps > 0))
@@ -101,6 +101,11 @@ class Allocator:
             return steps[: len(fast) + 1]
         allowed[0] = True
         return np.append(0, fast) if len(fast) else np.flatnonzero(allowed)
+
+    def _is_aligned(self, group: int) -> bool:
+        """Does a group keep numbers of units that kernels are written for, because nothing else is asked of it?"""
+        free = self.setup.options.aligned and not self.setup.limits[group].own_multiple
+        return free and self.setup.groups[group].role in CHANNELS
 
     def _allowed(self, part: SubGroup, kept: Ids) -> Mask:
         """Which numbers of kept units the limits of a part's group allow."""
@@ -201,7 +206,12 @@ class Allocator:
         return state.removed(passed)
 
     def _passed(self, problem: Problem) -> Ids | None:
-        """How far to go on each path; None: out of reach. Of no path the budgets are met, or they are not."""
+        """How far to go on each path; None: out of reach. Of no path the budgets are met, or they are not.
+
+        Where there is no budget but a latency that the model meets, nowhere.
+        """
+        if not len(problem.budgets):
+            return np.zeros_like(problem.state.lengths)
         if not problem.state.paths:
             return problem.state.lengths if problem.fits(problem.state.lengths) else None
         return self.share(self, problem) if self.share else self.by_priority(problem)

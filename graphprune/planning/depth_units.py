@@ -12,6 +12,7 @@ from torch import nn
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.blocks import Block
 from graphprune.graph.branches import Branch
+from graphprune.planning.frozen_parts import NOTHING_FROZEN, FrozenParts
 from graphprune.planning.masked_comparison import slim_check
 from graphprune.pruning.later_tensors import known_shapes
 from graphprune.pruning.plan import Plan
@@ -67,14 +68,19 @@ class DepthUnits:
         return len(self.units)
 
     @staticmethod
-    def of(graph: Analysis) -> DepthUnits:
-        """Those without each of which the rest of the model runs as before, in generation too."""
+    def of(graph: Analysis, frozen: FrozenParts = NOTHING_FROZEN) -> DepthUnits:
+        """Those without each of which the rest of the model runs as before, in generation too.
+
+        Args:
+            graph: the analyzed model.
+            frozen: parts of which none is left out.
+        """
         units, rest = [], list(graph.branches)
         for block in graph.blocks:
             own = [branch for branch in rest if within(branch.path, [block.path])]
             rest = [branch for branch in rest if branch not in own]
-            units += _units_of(graph, block, own)
-        units += [DepthUnit(left_out) for left_out in map(_of, rest) if _may_go(graph, left_out)]
+            units += _units_of(graph, block, own, frozen)
+        units += [DepthUnit(left_out) for left_out in map(_of, rest) if _may_go(graph, left_out, frozen)]
         order = {call.path: number for number, call in enumerate(graph.trace.calls)}
         return DepthUnits(tuple(sorted(units, key=lambda unit: order[unit.left_out.skipped[-1]])))
 
@@ -92,19 +98,23 @@ class DepthUnits:
         return LeftOut.all_of([*parts, *(LeftOut((path,)) for path in blocks)])
 
 
-def _units_of(graph: Analysis, block: Block, own: Sequence[Branch]) -> list[DepthUnit]:
+def _units_of(graph: Analysis, block: Block, own: Sequence[Branch], frozen: FrozenParts) -> list[DepthUnit]:
     """Several branches of a block one by one, or the block."""
     if len(own) < 2:
         alone = LeftOut((block.path,))
-        return [DepthUnit(alone)] if _may_go(graph, alone) else []
-    free = [left_out for left_out in map(_of, own) if _may_go(graph, left_out)]
-    whole = len(free) == len(own) and _is_all(graph.model, block, own)
+        return [DepthUnit(alone)] if _may_go(graph, alone, frozen) else []
+    free = [left_out for left_out in map(_of, own) if _may_go(graph, left_out, frozen)]
+    whole = len(free) == len(own) and _is_all(graph.model, block, own) and not frozen.are_in([block.path])
     return [DepthUnit(left_out, block.path if whole else "") for left_out in free]
 
 
-def _may_go(graph: Analysis, left_out: LeftOut) -> bool:
-    """Does the rest of the model run as before, in generation too?"""
-    return not counts_tokens(graph.model, left_out.skipped) and left_out.runs_in(graph)
+def _may_go(graph: Analysis, left_out: LeftOut, frozen: FrozenParts) -> bool:
+    """Is nothing of it frozen, and does the rest of the model run as before, in generation too?"""
+    return (
+        not frozen.are_in(left_out.skipped)
+        and not counts_tokens(graph.model, left_out.skipped)
+        and left_out.runs_in(graph)
+    )
 
 
 def counts_tokens(model: nn.Module, paths: Collection[str]) -> bool:

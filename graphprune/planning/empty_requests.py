@@ -102,7 +102,7 @@ def _beyond_all_groups(graph: Analysis, options: PruningOptions) -> Iterator[str
         largest = max(group.units for group in graph.units.groups if matches(match, group, modules))
         for name in ("min_units", "multiple"):
             value = getattr(override, name)
-            if value > largest and not override.frozen:
+            if value is not None and value > largest and not override.frozen:
                 yield (
                     f"overrides of {described(match, modules)}, {name}={value}: no group that it is for has more than "
                     f"{largest} units, so nothing of them is removed; ask for less, or for frozen=True"

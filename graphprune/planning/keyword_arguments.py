@@ -58,8 +58,9 @@ class PlanArguments(TypedDict, total=False):
     """Fraction of the experts to remove."""
     depth: float | None
     """Fraction of the residual blocks (graph.blocks) to leave out whole: those that change their input least, on
-    calibration batches if given; they count towards budgets; with allocation='searched' the largest fraction, of the
-    branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least."""
+    calibration batches if given, and of which overrides= freezes no part; they count towards budgets; with
+    allocation='searched' the largest fraction, of the branches (graph.branches: attention or MLP of a layer alone)
+    without which the loss rises least."""
     importance: str | Importance
     """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
     repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from graphprune.calibration.statistics import Statistics
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
@@ -73,10 +73,10 @@ def plan_for_latency(
     """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
     Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
-    to come near the budget, any numbers.
+    to come near the budget, any numbers. Where the model meets the budget as it is, the other arguments alone ask for
+    something.
 
     Raises:
-        InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
     require_one_process(options.calibration, "latency=", "is measured", "macs= or params=")
@@ -87,19 +87,14 @@ def plan_for_latency(
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
     if budget.limit >= dense:
-        raise InputError(
-            f"latency: {budget.text} is no less than the model takes now, {dense * 1e3:.2f} ms",
-            found=f"{budget.limit * 1e3:.2f} ms",
-            needed=f"less than {dense * 1e3:.2f} ms",
-            do=f"ask for less, such as latency='{dense * 500:.3g}ms', or do not prune",
-        )
+        took, plan = _plan_of_the_rest(_with_multiple(setup, options.multiple or 1, statistics), watch, dense)
+        if took <= budget.limit:
+            return _with_measured(plan, took)
     table = table or KernelTable(next(graph.model.parameters()).device)
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
     for number in (None, 1) if options.aligned else (options.multiple,):
-        one = (
-            setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number), statistics)
-        )
+        one = _with_multiple(setup, number, statistics)
         try:
             found.append(_LatencySearch(one, watch, budget, dense, table).plan())
         except PlanError as error:
@@ -109,6 +104,27 @@ def plan_for_latency(
     if failure is not None and not found:
         raise failure
     took, plan = max(found, key=lambda pair: pair[0])
+    return _with_measured(plan, took)
+
+
+def _with_multiple(setup: PlanSetup, number: int | None, statistics: Statistics | None) -> PlanSetup:
+    """The same for another ``multiple``."""
+    if number == setup.options.multiple:
+        return setup
+    return PlanSetup.of(setup.graph, replace(setup.options, multiple=number), statistics)
+
+
+def _plan_of_the_rest(setup: PlanSetup, watch: Stopwatch, dense: float) -> tuple[float, Plan]:
+    """The plan that the other arguments ask for, and what it takes, beside a dense model that takes ``dense``."""
+    plan = plan_once(setup)
+    if not plan.kept and not plan.skipped:
+        return dense, plan
+    again, took = watch.seconds(setup.graph.model, plan.apply(setup.graph.model))
+    return took * dense / again, plan
+
+
+def _with_measured(plan: Plan, took: float) -> Plan:
+    """The plan, with what it takes in its record."""
     return replace(plan, requested={**plan.requested, "measured latency": f"{took * 1e3:.2f} ms"})
 
 
@@ -144,6 +160,8 @@ class _LatencySearch:
                 self.best = took, plan
             if self.budget.limit * (1 - TOLERANCE) <= took <= self.budget.limit:
                 break
+            if all(measured <= self.budget.limit for _, measured in self.seen):
+                break  # other budgets ask for more
             aim = self._next(wanted)
         self.table.save()
         if self.best is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import floor
 from typing import Any
 
@@ -32,28 +32,39 @@ from graphprune.utils.modules import named_modules, output_dim, uncompiled_name
 class Override:
     """What holds for some groups, whatever the rest of the plan does.
 
+    What is None is left to the rest of the plan: to its other arguments, and to overrides that match these groups too.
+    Of several that say something else of the same, the last holds.
+
     Args:
-        ratio: the fraction removed, 0 <= ratio < 1; None: as the plan decides.
+        ratio: the fraction removed, 0 <= ratio < 1.
         min_units: the least number of units that stay.
         max_ratio: at most this fraction is removed.
         multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
             become one by removing some.
-        frozen: nothing is removed.
+        frozen: nothing is removed, and ``depth=`` leaves out no block or branch of which this holds a part; False:
+            something may be, though an override before this one holds the group.
     """
 
     ratio: float | None = None
-    min_units: int = 1
-    max_ratio: float = 1.0
-    multiple: int = 1
-    frozen: bool = False
+    min_units: int | None = None
+    max_ratio: float | None = None
+    multiple: int | None = None
+    frozen: bool | None = None
 
     def __post_init__(self) -> None:
         if self.ratio is not None:
             check_fraction("ratio", self.ratio, "a fraction of units to remove")
-        check_fraction("max_ratio", self.max_ratio, one=True)
-        check_flag("frozen", self.frozen)
+        if self.max_ratio is not None:
+            check_fraction("max_ratio", self.max_ratio, one=True)
+        if self.frozen is not None:
+            check_flag("frozen", self.frozen)
         for name in ("min_units", "multiple"):
-            check_count(name, getattr(self, name), 1, "a whole number of units")
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), 1, "a whole number of units")
+
+    def given(self) -> dict[str, Any]:
+        """What it says, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 def share_kept(units: int, ratio: float) -> int:
@@ -67,14 +78,39 @@ module class, or a question about a group."""
 
 
 @dataclass(frozen=True)
+class GroupNamed:
+    """The question whether a group has this name, as a key of an override.
+
+    Attributes:
+        name: of the group.
+        modules: those among them that put it out that the override is meant for.
+    """
+
+    name: str
+    modules: tuple[str, ...] = ()
+
+    def __call__(self, group: Group) -> bool:
+        return group.name == self.name
+
+    def __str__(self) -> str:
+        return "a schedule"
+
+
+@dataclass(frozen=True)
 class Limit:
-    """What is asked of one group; ``why`` names what asked for it."""
+    """What is asked of one group; ``why`` names what asked for it.
+
+    Where an override says of what its units stay a multiple, they have ``own_multiple``. Modules that are named by
+    overrides which freeze what they put out are ``frozen_modules``.
+    """
 
     ratio: float | None = None
     least: int = 1
     multiple: int = 1
     why: str = ""
     frozen: bool = False
+    own_multiple: bool = False
+    frozen_modules: tuple[str, ...] = ()
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
@@ -99,11 +135,11 @@ def group_limits(
     found = []
     for group in groups:
         asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
-        for match, override in overrides.items():
-            if matches(match, group, modules):
-                used.add(match)
-                asked.append((described(match, modules), override))
-        found.append(_limit(group, default, asked))
+        matching = {match: override for match, override in overrides.items() if matches(match, group, modules)}
+        asked += [(described(match, modules), override) for match, override in matching.items()]
+        used.update(matching)
+        limit = _limit(group, default, asked)
+        found.append(replace(limit, frozen_modules=_frozen_modules(group, matching, modules)))
     _check_used(overrides, used, groups, modules)
     _check_roles(ratios, groups)
     return found
@@ -133,17 +169,34 @@ def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Modu
 
 
 def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
-    values: dict[str, Any] = {f.name: getattr(default, f.name) for f in fields(Override)}
+    said: dict[str, Any] = {}
     for _, override in asked:
-        for f in fields(Override):
-            value = getattr(override, f.name)
-            if value != f.default:
-                values[f.name] = value
+        said |= override.given()
+    values = {**_UNBOUND, **default.given(), **said}
     least = max(values["min_units"], group.units - int(np.floor(values["max_ratio"] * group.units + 1e-9)), 1)
     if values["frozen"]:
         least = group.units
     why = ", ".join(name for name, _ in asked)
-    return Limit(values["ratio"], min(least, group.units), values["multiple"], why, values["frozen"])
+    own = "multiple" in said
+    return Limit(values["ratio"], min(least, group.units), values["multiple"], why, values["frozen"], own)
+
+
+def _frozen_modules(
+    group: Group, overrides: Mapping[Any, Override], modules: Mapping[str, nn.Module]
+) -> tuple[str, ...]:
+    """The modules that put a group out, and that overrides which freeze it name."""
+    found: dict[str, None] = {}
+    for match, override in overrides.items():
+        named = dict.fromkeys(_named_makers(match, group, modules))
+        if override.frozen:
+            found |= named
+        elif override.frozen is not None:
+            found = {name: None for name in found if named and name not in named}
+    return tuple(found)
+
+
+_UNBOUND = {"ratio": None, "min_units": 1, "max_ratio": 1.0, "multiple": 1, "frozen": False}
+"""What holds of a group of which nothing is asked."""
 
 
 def described(match: Any, modules: Mapping[str, nn.Module]) -> str:
@@ -197,18 +250,33 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
 
     Modules match if they, or modules that they hold, put out its channels, and a class if one of its modules does.
     """
+    if isinstance(match, str):
+        names = (group.name, group.name.partition("[")[0])  # "w[1]": a dimension of w
+        return _fits(match, names) or bool(_named_makers(match, group, modules))
+    if isinstance(match, nn.Module | type):
+        return bool(_named_makers(match, group, modules))
+    return bool(match(group))
+
+
+def _named_makers(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
+    """The modules that put a group out and that a key names; a function names none, but the group as a whole."""
+    if isinstance(match, GroupNamed):
+        return list(match.modules)
     makers = _makers(group, modules)
     if isinstance(match, str):
-        match = uncompiled_name(match)
-        weights = (f"{name}.weight" for name in makers)
-        names = (group.name, group.name.partition("[")[0], *makers, *weights)  # "w[1]": a dimension of w
-        return any(name == match or fnmatch.fnmatchcase(name, match) for name in names)
+        return [name for name in makers if _fits(match, (name, f"{name}.weight"))]
     if isinstance(match, nn.Module):
         inside = {id(module) for module in match.modules()}
-        return any(id(modules.get(name)) in inside for name in makers)
+        return [name for name in makers if id(modules.get(name)) in inside]
     if isinstance(match, type):
-        return any(isinstance(modules.get(path), match) for name in makers for path in _holders(name))
-    return bool(match(group))
+        return [name for name in makers if any(isinstance(modules.get(path), match) for path in _holders(name))]
+    return []
+
+
+def _fits(pattern: str, names: Iterable[str]) -> bool:
+    """Is one of the names this, or of this pattern?"""
+    pattern = uncompiled_name(pattern)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _holders(path: str) -> Iterator[str]:

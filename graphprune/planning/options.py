@@ -123,8 +123,9 @@ class PruningOptions:
     depth: float | None = option(
         None,
         "fraction of the residual blocks (graph.blocks) to leave out whole: those that change their input least, on "
-        "calibration batches if given; they count towards budgets; with allocation='searched' the largest fraction, of "
-        "the branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least",
+        "calibration batches if given, and of which overrides= freezes no part; they count towards budgets; with "
+        "allocation='searched' the largest fraction, of the branches (graph.branches: attention or MLP of a layer "
+        "alone) without which the loss rises least",
         kind="fraction",
     )
     importance: str | Importance = option(
@@ -222,7 +223,11 @@ class PruningOptions:
         self._check_types()
         for name in ("seed", *(kind for kind in BUDGET_KINDS if kind in OPTION_NAMES)):
             object.__setattr__(self, name, _plain(getattr(self, name)))
-        object.__setattr__(self, "budgets", {kind: _plain(spec) for kind, spec in self.budgets.items()})
+        for kind, spec in self.budgets.items():
+            if kind in OPTION_NAMES:
+                object.__setattr__(self, kind, _plain(spec))
+        others = {kind: _plain(spec) for kind, spec in self.budgets.items() if kind not in OPTION_NAMES}
+        object.__setattr__(self, "budgets", others)
         parse_budgets(self.budget_specs, lambda _: 1.0)
         self._check_together()
         _ = self.limits  # which checks what it is made of
@@ -285,6 +290,8 @@ class PruningOptions:
                 do=f"leave out the ratio, or {given}",
             )
         self._check_narrower()
+        self._check_used("loss_fn", "calibration", "whose batches it is of")
+        self._check_used("run_with", "latency", "which is measured with it")
         if self.serve is None and self.tensor_parallel != 1:
             raise InputError(
                 "tensor_parallel: given without serve=, which says what runs on so many devices",
@@ -301,6 +308,17 @@ class PruningOptions:
                 found=f"allocation={self.allocation_name!r} without a ratio for all groups or a budget",
                 needed="a ratio for all groups, or a budget",
                 do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
+            )
+
+    def _check_used(self, name: str, by: str, how: str) -> None:
+        """Raise an InputError if a function is given, and not the field with which it is used."""
+        value = getattr(self, name)
+        if value is not None and getattr(self, by) is None:
+            raise InputError(
+                f"{name}: given without {by}=, {how}",
+                found=f"{name}={shown(value)} and no {by}=",
+                needed=f"{by}= with it",
+                do=f"pass {by}= too, or leave out {name}=",
             )
 
     def _check_narrower(self) -> None:

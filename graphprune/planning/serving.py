@@ -51,7 +51,8 @@ def serving_limits(
         limits: those that hold anyway.
         groups: what they hold for.
         serve: a name in :data:`SERVERS`.
-        multiple: what was asked of all groups; None: widths are multiples of :data:`FAST`.
+        multiple: what was asked of all groups; None: widths are multiples of :data:`FAST`, but for groups that have
+            multiples of their own.
         tensor_parallel: the number of devices that share the heads of every layer.
     """
     return [
@@ -67,6 +68,6 @@ def _serving_limit(limit: Limit, group: Group, server: Server, multiple: int | N
         return replace(limit, multiple=lcm(limit.multiple, tensor_parallel))
     if group.role not in CHANNELS:
         return limit
-    asked = FAST if multiple is None else 1
+    asked = FAST if multiple is None and not limit.own_multiple else 1
     needed = lcm(asked, server.inner_multiple, tensor_parallel) if group.role == "mlp" else asked
     return replace(limit, multiple=lcm(limit.multiple, needed))

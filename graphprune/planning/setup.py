@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import floor, lcm
+from math import ceil, floor, lcm
 
 import numpy as np
 from torch import nn
@@ -24,6 +24,7 @@ from graphprune.graph.roles import rows_around
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits, counts_tokens
+from graphprune.planning.frozen_parts import FrozenParts
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
 from graphprune.planning.options import PruningOptions
@@ -77,14 +78,31 @@ class PlanSetup:
             _require_groups(graph)
         _require_traced_sizes(graph)
         scores = UnitScores(graph, options, statistics)
+        limits = _limits(graph, options)
+        setup = PlanSetup(graph, options, scores, (), limits)
         chosen_later = not options.depth or options.allocation == SEARCHED
-        skipped = () if chosen_later else least_influential(graph, options, scores)
-        return PlanSetup(graph, options, scores, skipped, _limits(graph, options))
+        return setup if chosen_later else replace(setup, skipped=setup.least_influential())
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """What can be removed."""
         return self.graph.units.groups
+
+    @property
+    def frozen_parts(self) -> FrozenParts:
+        """What overrides freeze of the model."""
+        return FrozenParts.of(self.groups, self.limits)
+
+    def least_influential(self) -> tuple[str, ...]:
+        """The blocks with the least influence: the fraction ``depth=`` of all.
+
+        Raises:
+            PlanError: there are not so many that can be left out.
+        """
+        blocks = removable_blocks(self.graph, self.options, self.frozen_parts)
+        weight = influence(self.scores.model, blocks, self.scores.context.statistics)
+        least = np.argsort(weight, kind="stable")[: _depth_in_blocks(self.graph, self.options)]
+        return tuple(blocks[i].path for i in sorted(least.tolist()))
 
     @cached_property
     def costs(self) -> CostModel:
@@ -213,32 +231,30 @@ def packed_layer(model: nn.Module) -> str | None:
     return next((f"{k.__module__}.{k.__name__}" for k in kinds if ".quantized." in k.__module__), None)
 
 
-def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
-    """The blocks with the least influence: the fraction ``depth=`` of all.
-
-    Raises:
-        PlanError: there is none.
-    """
-    blocks = removable_blocks(graph, options)
-    weight = influence(scores.model, blocks, scores.context.statistics)
-    least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(graph.blocks) + 1e-9)]
-    return tuple(blocks[i].path for i in sorted(least.tolist()))
+def _depth_in_blocks(graph: Analysis, options: PruningOptions) -> int:
+    """How many blocks are to be left out."""
+    return floor((options.depth or 0.0) * len(graph.blocks) + 1e-9)
 
 
-def removable_blocks(graph: Analysis, options: PruningOptions) -> list[Block]:
+def removable_blocks(graph: Analysis, options: PruningOptions, frozen: FrozenParts) -> list[Block]:
     """The blocks of which ``depth=`` leaves some out.
 
     Raises:
-        PlanError: there is none.
+        PlanError: there is none, or overrides freeze parts of so many that the rest is not enough.
     """
     blocks = [block for block in graph.blocks if not counts_tokens(graph.model, [block.path])]
-    if not blocks:
-        raise no_block(graph, options)
-    return blocks
+    free = [block for block in blocks if not frozen.are_in([block.path])]
+    if not free or (len(free) < len(blocks) and len(free) < _depth_in_blocks(graph, options)):
+        raise no_block(graph, options, frozen)
+    return free
 
 
-def no_block(graph: Analysis, options: PruningOptions) -> PlanError:
-    """The error of a model of which nothing can be left out whole."""
+def no_block(graph: Analysis, options: PruningOptions, frozen: FrozenParts) -> PlanError:
+    """The error of a model of which nothing can be left out whole, or not so much as is asked for."""
+    may_go = [path for path in _wholes(graph) if not counts_tokens(graph.model, [path])]
+    stay = [path for path in may_go if frozen.are_in([path])]
+    if stay:
+        return _too_much_frozen(options, stay, len(may_go) - len(stay), len(_wholes(graph)))
     held = [block.path for block in graph.blocks]
     if held:
         return PlanError(
@@ -258,6 +274,31 @@ def no_block(graph: Analysis, options: PruningOptions) -> PlanError:
         needed="modules that run once, are given a tensor, and return that tensor plus something",
         do="leave out depth=, and prune channels instead: ratio=0.5"
         + (_SEARCHED if options.allocation != SEARCHED and len(DepthUnits.of(graph)) else ""),
+    )
+
+
+def _wholes(graph: Analysis) -> list[str]:
+    """Blocks, or branches of a model that has none, by path."""
+    return [block.path for block in graph.blocks] or [branch.path for branch in graph.branches]
+
+
+def _too_much_frozen(options: PruningOptions, stay: Sequence[str], left: int, count: int) -> PlanError:
+    """The error of a model of which overrides freeze parts of too many blocks.
+
+    Args:
+        options: what is asked.
+        stay: the blocks that have frozen parts.
+        left: how many others can be left out.
+        count: how many blocks there are.
+    """
+    shown = ", ".join([*stay[:4], *(["..."] if len(stay) > 4 else [])])
+    less = f", or ask for depth={ceil(1000 * left / count) / 1000:g}" if left else ""
+    return PlanError(
+        f"depth: parts of {shown} are frozen by overrides=, and of the rest {left or 'nothing'} can be left out",
+        where=stay[0],
+        found=f"depth={options.depth:g}, and {len(stay)} of {count} blocks with frozen parts",
+        needed="as many blocks without frozen parts as are to be left out",
+        do=f"freeze less by overrides={less}",
     )
 
 

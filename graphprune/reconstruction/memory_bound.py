@@ -46,6 +46,17 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
     return int(float(found[1]) * BYTES[found[2]])
 
 
+def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
+    """Raise an InputError if a bound on the memory of repair is no bound, or nothing is repaired."""
+    if parse_memory(memory) is not None and not repaired:
+        raise InputError(
+            "memory: bounds what repair holds, and nothing is repaired",
+            found=f"memory={memory!r} without calibration=, or with repair=False",
+            needed="calibration batches to repair with",
+            do="pass calibration=batches too, or leave out memory=",
+        )
+
+
 def in_units(size: float) -> str:
     """Bytes as people read them: ``"4.1 GB"``."""
     unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)

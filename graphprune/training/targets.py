@@ -24,8 +24,9 @@ from graphprune.graph.groups import Group
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits
 from graphprune.planning.empty_requests import warn_of_empty_choices
+from graphprune.planning.frozen_parts import FrozenParts
 from graphprune.planning.keyword_arguments import PlanArguments
-from graphprune.planning.limits import Limit, Override, group_limits, share_kept
+from graphprune.planning.limits import GroupNamed, Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.setup import no_block, removable_blocks
@@ -52,13 +53,15 @@ Amount = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 class GroupTarget:
     """Of a group: how many units it has in the dense model, how many are kept in the end, and within which limits.
 
-    ``kept`` is None where that is left to the search of every plan.
+    ``kept`` is None where that is left to the search of every plan. The rest is as in a limit.
     """
 
     units: Positive
     kept: Count | None
     least: Count
     multiple: Positive
+    frozen: bool = False
+    frozen_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if max(self.least, self.kept or 0) > self.units:
@@ -66,7 +69,7 @@ class GroupTarget:
 
     def override(self, units: int, step: int, schedule: Schedule) -> Override:
         """What a plan after ``step`` steps is asked of the group, which has ``units`` by now."""
-        if self.least == self.units:
+        if self.frozen:
             return Override(frozen=True)
         ratio = None
         if self.kept is not None:
@@ -178,12 +181,14 @@ class PruningTargets:
         """
         asked: dict[str, Any] = {name: value for name, value in options.items() if name in _PASSED}
         goals = ((g, self.groups[g.name]) for g in present.groups if g.name in self.groups)
-        overrides = {Named(g.name): goal.override(g.units, step, schedule) for g, goal in goals}
+        overrides = {
+            GroupNamed(g.name, goal.frozen_modules): goal.override(g.units, step, schedule) for g, goal in goals
+        }
         some = any(override.ratio for override in overrides.values())
         budgets = self._budgets(present, schedule, step)
         asked |= budgets
         gone = floor(total_at(schedule, step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
-        there = _removable(present, options.get("allocation")) if self.blocks else 0
+        there = _removable(present, options.get("allocation"), _frozen_by(present, overrides)) if self.blocks else 0
         depth = max(gone - (self.blocks - there), 0)
         if self.ratio is not None:
             asked["ratio"] = of_present(total_at(schedule, step, self.ratio), _gone(schedule, done, self.ratio))
@@ -208,23 +213,29 @@ def _gone(schedule: Schedule, done: int | None, final: float) -> float:
     return 0.0 if done is None else total_at(schedule, done, final)
 
 
-def _removable(graph: ChannelGraph, allocation: object) -> int:
-    """How many blocks can be left out, or branches too where a search chooses."""
-    return len(DepthUnits.of(graph)) if allocation == SEARCHED else len(graph.blocks)
+def _removable(graph: ChannelGraph, allocation: object, frozen: FrozenParts) -> int:
+    """How many blocks there are to leave out some of, or branches too where a search chooses."""
+    return len(DepthUnits.of(graph, frozen)) if allocation == SEARCHED else len(graph.blocks)
 
 
 def _blocks_to_choose_from(graph: ChannelGraph, request: PruningOptions) -> int:
     """How many of them there are.
 
     Raises:
-        PlanError: there is none that can be left out.
+        PlanError: there is none that can be left out, or not so many.
     """
+    frozen = _frozen_by(graph, request.overrides)
     if request.allocation != SEARCHED:
-        removable_blocks(graph, request)
-    found = _removable(graph, request.allocation)
+        removable_blocks(graph, request, frozen)
+    found = _removable(graph, request.allocation, frozen)
     if not found:
-        raise no_block(graph, request)
+        raise no_block(graph, request, frozen)
     return found
+
+
+def _frozen_by(graph: ChannelGraph, overrides: Mapping[Any, Override]) -> FrozenParts:
+    limits = group_limits(graph.groups, overrides, {}, Override(), graph.model)
+    return FrozenParts.of(graph.groups, limits)
 
 
 def _goals(graph: ChannelGraph, request: PruningOptions, plan: Plan) -> dict[str, GroupTarget]:
@@ -236,10 +247,9 @@ def _goals(graph: ChannelGraph, request: PruningOptions, plan: Plan) -> dict[str
 
 
 def _goal(group: Group, limit: Limit, kept: Mapping[str, int] | None) -> GroupTarget:
-    if kept is not None:
-        return GroupTarget(group.units, kept[group.name], limit.least, limit.multiple)
     own = None if limit.ratio is None else share_kept(group.units, limit.ratio)
-    return GroupTarget(group.units, own, limit.least, limit.multiple)
+    goal = own if kept is None else kept[group.name]
+    return GroupTarget(group.units, goal, limit.least, limit.multiple, limit.frozen, limit.frozen_modules)
 
 
 def _plan_of_counts(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> Plan:
@@ -255,16 +265,3 @@ def _plan_of_counts(graph: ChannelGraph, request: PruningOptions, options: PlanA
     if request.searched:
         return choose_plan(graph, PruningOptions.of(request.ratio, drawn))
     return choose_plan(graph, PruningOptions.of(request.ratio or 0.0, drawn | {"depth": None}))
-
-
-@dataclass(frozen=True)
-class Named:
-    """The question whether a group has this name."""
-
-    name: str
-
-    def __call__(self, group: Group) -> bool:
-        return group.name == self.name
-
-    def __str__(self) -> str:
-        return "a schedule"

@@ -65,6 +65,8 @@ def test_wrong_usage(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--repeats 0", "--repeats: must be 1 or more, but is 0"),
         ("--threads 0", "--threads: must be 1 or more, but is 0"),
         ("--untimed --repeats 3", "--repeats: given together with --untimed"),
+        ("--meta --batch 1,8", "--batch: given together with --meta, with which nothing is timed"),
+        ("--meta --repeats 5", "--repeats: given together with --meta"),
         ("--untimed --compiled", "--compiled: given together with --untimed"),
         ("--model net.py:make", "--model: is for the folder of a slim model, and there is none"),
         ("--trust-factory", "--trust-factory: is for the folder of a slim model"),

@@ -166,6 +166,13 @@ def test_a_limit_of_zero_is_a_limit(capsys: Capture) -> None:
             {"params": "300", "allocation": "isomorphic", "reduce": "max"},
         ),
         ("--ratio 0.5 --overrides stem:ratio=0.25", {"ratio": 0.5, "overrides": {"stem": graphprune.Override(0.25)}}),
+        (
+            "--ratio 0.5 --overrides *:frozen --overrides stem:frozen=no",
+            {
+                "ratio": 0.5,
+                "overrides": {"*": graphprune.Override(frozen=True), "stem": graphprune.Override(frozen=False)},
+            },
+        ),
         ("--bytes 2kB --protect-ends --layers equal", {"bytes": "2kB", "protect_ends": True, "layers": "equal"}),
     ],
 )
@@ -205,6 +212,7 @@ def test_overrides_in_a_preset(capsys: Capture) -> None:
         ("--overrides stem:frozen --overrides stem:ratio=0.2", "--overrides: 'stem' is given twice"),
         ("--ratio 0.5 --run-with data.py:loss", "--run-with: is for models that are timed; give --latency"),
         ("--ratio 0.5 --loss-fn data.py:loss", "--loss-fn: is of batches; give --calibration DIR"),
+        ("--ratio 0.5 --seed 3", "--seed: nothing is drawn for --importance l2; leave it out"),
         ("--ratio 0.5 --candidates 5", "--allocation searched too, or leave out --candidates"),
     ],
 )

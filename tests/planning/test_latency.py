@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM
 
 import graphprune
-from graphprune.errors import DamagedTableWarning, InputError, PlanError
+from graphprune.errors import DamagedTableWarning, InputError, NothingRemovedWarning, PlanError
 from graphprune.planning import kernel_table, latency, latency_search
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
@@ -155,6 +155,9 @@ def test_under_a_latency_budget_channels_come_in_lanes(clock: None) -> None:
     assert kept and all(n % 16 == 0 or n < 16 for n in kept)
     own = {c.units - len(c.removed) for c in graph.plan(latency=0.85, multiple=1).choices if c.role in ("mlp", "width")}
     assert any(n % 16 for n in own)
+    overrides = {"*": graphprune.Override(multiple=1)}
+    one_by_one = graph.plan(latency=0.85, overrides=overrides)
+    assert any(c.kept > 16 and c.kept % 16 for c in one_by_one.choices if c.role in ("mlp", "width"))
 
 
 # ---------------------------------------------------------------- plans
@@ -194,12 +197,50 @@ def test_what_cannot_be_reached(clock: None) -> None:
         match=r"latency: latency='0.9ms' is 0.90 ms and was not reached; the fastest of \d attempts took 1.0\d ms",
     ):
         graph.plan(latency="0.9ms")
-    with pytest.raises(InputError, match=r"latency: .* is no less than the model takes now"):
-        graph.plan(latency="1s")
     with torch.device("meta"):
         abstract = graphprune.trace(resnet_cifar.resnet20().eval(), IMAGE)
     with pytest.raises(PlanError, match="latency: the model is on the meta device"):
         abstract.plan(latency=0.5)
+
+
+@pytest.mark.parametrize("asked", [{"latency": "1s"}, {"latency": 1.0}, {"budgets": {"latency": "1s"}}])
+def test_a_latency_that_is_met_already_asks_for_nothing(clock: None, asked: dict[str, Any]) -> None:
+    model = resnet_cifar.resnet20().eval()
+    graph = graphprune.trace(model, IMAGE)
+    if asked == {"latency": 1.0}:
+        plan = graph.plan(**asked)
+    else:
+        with pytest.warns(
+            NothingRemovedWarning, match="latency=1s: nothing is removed; the model is within the budget"
+        ):
+            plan = graph.plan(**asked)
+    assert not plan.kept and plan.requested["measured latency"] == f"{taken(model) * 1e3:.2f} ms"
+    for others in ({"macs": 0.5}, {"mlp": 0.5, "macs": "1T"}, {"depth": 0.5, "macs": "1T"}):
+        one, other = graph.plan(**asked, **others), graph.plan(**others)
+        assert one.skipped == other.skipped and [c.removed for c in one.choices] == [c.removed for c in other.choices]
+    assert graph.plan(**asked, depth=0.5).skipped == graph.plan(depth=0.5).skipped
+
+
+def test_a_latency_that_only_the_slim_model_misses_is_searched_for(
+    clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = iter([3.0])
+
+    def seconds(_: object, *models: nn.Module) -> list[float]:
+        return [taken(model) * (next(noise, 1.0) if n else 1.0) for n, model in enumerate(models)]
+
+    monkeypatch.setattr(latency_search.Stopwatch, "seconds", seconds)
+    model = resnet_cifar.resnet20().eval()
+    plan = graphprune.trace(model, IMAGE).plan(latency="2ms", params=0.8)
+    assert taken(plan.apply(model)) <= 2e-3
+
+
+def test_a_latency_among_the_budgets_is_measured(clock: None) -> None:
+    model = resnet_cifar.resnet20().eval()
+    graph = graphprune.trace(model, IMAGE)
+    assert taken(graph.plan(budgets={"latency": "1.3ms"}).apply(model)) <= 1.3e-3
+    with pytest.raises(InputError, match="allocation: 'searched' counts what candidates cost"):
+        graph.plan(budgets={"latency": "1.3ms"}, allocation="searched", calibration=[IMAGE])
 
 
 def test_noise_does_not_lead_below_what_is_reachable(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,12 @@ def test_heads_are_equal_and_widths_multiples(graph: graphprune.ChannelGraph) ->
     assert len({heads for heads, _, _ in sizes(graph, params=0.3, seed=2)}) > 1, "not so by itself"
 
 
+def test_a_multiple_of_an_override_takes_the_place_of_that_of_kernels(graph: graphprune.ChannelGraph) -> None:
+    overrides = {"*.0.mlp.*": graphprune.Override(multiple=1)}
+    assert [inner for _, _, inner in sizes(graph, mlp=0.1, serve="vllm", overrides=overrides)] == [461, 448, 448]
+    assert sizes(graph, mlp=0.4, serve="sglang", overrides=overrides)[0][2] == 256, "its format holds no other"
+
+
 def test_devices_share_heads(graph: graphprune.ChannelGraph) -> None:
     found = sizes(graph, params=0.4, serve="vllm", tensor_parallel=2)
     assert not any(heads % 2 or kv_heads % 2 or inner % 32 for heads, kv_heads, inner in found)
