@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from math import ceil, floor, lcm
 
 import numpy as np
@@ -23,7 +24,7 @@ from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.roles import rows_around
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
-from graphprune.planning.depth_units import DepthUnits, counts_tokens
+from graphprune.planning.depth_units import DepthUnits, LeftOut, counts_tokens
 from graphprune.planning.frozen_parts import FrozenParts
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
@@ -94,15 +95,26 @@ class PlanSetup:
         return FrozenParts.of(self.groups, self.limits)
 
     def least_influential(self) -> tuple[str, ...]:
-        """The blocks with the least influence: the fraction ``depth=`` of all.
+        """The blocks with the least influence without which the rest runs as before: the fraction ``depth=`` of all.
 
         Raises:
             PlanError: there are not so many that can be left out.
         """
         blocks = removable_blocks(self.graph, self.options, self.frozen_parts)
         weight = influence(self.scores.model, blocks, self.scores.context.statistics)
-        least = np.argsort(weight, kind="stable")[: _depth_in_blocks(self.graph, self.options)]
-        return tuple(blocks[i].path for i in sorted(least.tolist()))
+        count = _depth_in_blocks(self.graph, self.options)
+        chosen = self._that_can_go([blocks[i].path for i in np.argsort(weight, kind="stable").tolist()], count)
+        return tuple(block.path for block in blocks if block.path in chosen)
+
+    def _that_can_go(self, paths: Sequence[str], count: int) -> Sequence[str]:
+        """The first blocks without which the rest of the model runs as before; the first of all if there are too few.
+
+        What else reads the weights of a block, as ``torch.nn.TransformerEncoder`` those of its first, cannot do so.
+        """
+        if not count or LeftOut(tuple(paths[:count])).runs_in(self.graph):
+            return paths[:count]
+        free = list(islice((path for path in paths if LeftOut((path,)).runs_in(self.graph)), count))
+        return free if len(free) == count else paths[:count]
 
     @cached_property
     def costs(self) -> CostModel:

@@ -482,3 +482,16 @@ def test_what_such_a_block_leaves_elsewhere_holds_it() -> None:
 
     with pytest.raises(PlanError, match=r"depth: the program would be another one without (first|second)"):
         graphprune.trace(Scaled().eval(), torch.randn(3, 6)).plan(depth=0.5)
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(0.25, 3), (0.75, 1)])
+def test_a_block_whose_weights_are_read_elsewhere_stays_and_others_go(depth: float, kept: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 4).eval(), torch.randn(2, 5, 16)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(depth=depth)
+    assert len(plan.skipped) == 4 - kept and "layers.0" not in plan.skipped
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+    with pytest.raises(PlanError, match="ask for a smaller depth="):
+        graph.plan(depth=0.9, overrides={model.layers[1]: graphprune.Override(frozen=True)})
