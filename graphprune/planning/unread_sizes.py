@@ -66,7 +66,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
             continue
         if attribute.kind and len(found) == 1:
             followed[attribute.path] = found.pop()
-        elif attribute.kind or len(found) == 1:
+        elif attribute.kind or len(found) == 1 or not attribute.words & _OTHERS:
             stale.append(attribute.path)
     for path, value, module in _descriptions(modules, {path for path, _ in everything}):
         widths = evidence.outputs(module, value) if path not in read else {value}

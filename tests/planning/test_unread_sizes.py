@@ -266,3 +266,22 @@ def test_features_that_a_model_of_timm_without_a_classifier_returns() -> None:
     assert slim.num_features == slim.head_hidden_size == slim(images).shape[1] == 512
     slim.reset_classifier(7)
     assert slim(images).shape == (1, 7)
+
+
+class Sampling(nn.Module):
+    """``z`` is read by ``sample`` alone, and perhaps as large as the input; ``layers`` is, too, and no width."""
+
+    def __init__(self, inputs: int, z: int) -> None:
+        super().__init__()
+        self.z, self.layers = z, z
+        self.encoder = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, z))
+        self.decoder = nn.Sequential(nn.Linear(z, 64), nn.ReLU(), nn.Linear(64, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("inputs", [20, 16])
+def test_sizes_that_may_be_one_of_several_are_stale(inputs: int) -> None:
+    plan = graphprune.trace(Sampling(inputs, 16).eval(), torch.randn(2, inputs)).plan(0.5)
+    assert "z" in plan.stale and ("layers" in plan.stale) == (inputs == 20)
