@@ -610,6 +610,18 @@ def test_sparsify(capsys: Capture) -> None:
     assert "'half' is no amount; give a fraction" in refused("sparsify x --amount half -o o", capsys)
 
 
+def test_percent_is_read_as_the_method_takes_it(capsys: Capture) -> None:
+    """A percentile of 90 leaves a tenth, as 90 % of the weights do."""
+    for number, amount in enumerate(("90%", "90", "90.0 %")):
+        given = ["--amount", amount, "--method", "percentile", "--layers", "body", "-o", f"{number}.sparse", "--json"]
+        assert main(["sparsify", SPEC, *given]) == OK
+        zeros = json.loads(capsys.readouterr().out)["zeros"]
+        assert zeros / (8 * 8 * 9) == pytest.approx(0.9, abs=0.02)
+    said = refused("sparsify x --amount 50% --method threshold -o o", capsys)
+    assert "--amount: 50% is a share of the weights, and --method threshold takes a magnitude" in said
+    assert "'half%' is no amount" in refused("sparsify x --amount half% --method percentile -o o", capsys)
+
+
 def test_errors_say_which_options_the_arguments_are_that_they_name(capsys: Capture) -> None:
     said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 0.0001", capsys, FAILED)
     assert "needed: " in said and "\n  here:   --macs for macs=, graphprune inspect SPEC for print(graph)\n" in said
