@@ -126,6 +126,40 @@ def test_a_plan_is_printed(capsys: Capture) -> None:
     )
 
 
+RESIDUAL = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), Block(), Block(), Block(), nn.Linear(8, 2))
+"""
+
+
+def test_json_names_what_is_left_out_whole(capsys: Capture) -> None:
+    Path("residual.py").write_text(RESIDUAL)
+    given = "residual.py:make --input 4,8 --depth 0.34 --ratio 0.25"
+    planned = result(f"plan {given} -o plan.json", capsys)
+    plan = graphprune.Plan.from_json(Path("plan.json").read_text())
+    assert plan.skipped and planned["skipped"] == list(plan.skipped) and planned["zeroed"] == list(plan.zeroed)
+    assert [(one["macs"], one["params"]) for one in planned["groups"]] == [(c.macs, c.params) for c in plan.choices]
+    assert planned["merged"] == planned["stale"] == []
+    pruned = result(f"prune {given} -o slim", capsys)
+    assert planned.pop("written") == "plan.json" and planned.items() <= pruned.items()
+    assert main(f"prune {given} -o printed".split()) == OK
+    assert f"without {plan.skipped[0]}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
