@@ -18,9 +18,9 @@ from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.progress import ShowProgress, Stage
 from graphprune.checkpoints.residence import MappedFiles
 from graphprune.checkpoints.slices import Slices, map_parameters, storage_address
-from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
+from graphprune.tracing.built_empty import build_empty
 from graphprune.utils.direct_file import DirectFile
 from graphprune.utils.files import to_disk
 from graphprune.utils.folders import FileSum
