@@ -209,7 +209,8 @@ def _with_reach(graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget) ->
     counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"} or {"macs": share}
     failure = _failure(graph, facts, counted)
     if failure:
-        floors = {kind: _least_share(graph, facts, kind) for kind in counted}
+        wanted = {kind: shares.get(kind, share) for kind in counted}
+        floors = {kind: _least_share(graph, facts, kind, asked) for kind, asked in wanted.items() if asked < 1}
         reachable = {kind: least for kind, least in floors.items() if least is not None}
         if len(reachable) < len(floors):
             return replace(facts, refused=failure)
@@ -230,19 +231,26 @@ def _failure(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str, Any
     return ""
 
 
-def _least_share(graph: ChannelGraph, facts: ModelFacts, kind: str) -> float | None:
-    """The smallest fraction of a cost that a plan reaches, rounded up; None: there is no plan at all."""
-    low, high = 0.0, 1.0
+def _least_share(graph: ChannelGraph, facts: ModelFacts, kind: str, wanted: float) -> float | None:
+    """The fraction of a cost nearest to one that is wanted which a plan reaches; None: there is no plan at all."""
+    low, high = wanted, 1.0
+    if _reaches(graph, facts, kind, wanted):
+        return wanted
     for _ in range(_HALVINGS):
+        if high - low <= _NEAR * high:
+            break
         middle = (low + high) / 2
-        if _failure(graph, facts, {kind: middle, "max_ratio": UTMOST}):
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if _reaches(graph, facts, kind, middle) else (middle, high)
     return high if high < 1 else None
 
 
-_HALVINGS = 7
+def _reaches(graph: ChannelGraph, facts: ModelFacts, kind: str, share: float) -> bool:
+    return not _failure(graph, facts, {kind: share, "max_ratio": UTMOST})
+
+
+_NEAR = 0.02
+"""How much more, relative to it, than the least that can be reached may be called that."""
+_HALVINGS = 20
 
 
 def _with_data(

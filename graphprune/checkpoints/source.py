@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graphprune.errors import InputError, LoadError
-from graphprune.tracing.configured import needs_code, uninitialized
-from graphprune.utils.global_state import changing_globals
+from graphprune.tracing.built_empty import build_empty
+from graphprune.tracing.configured import needs_code
 from graphprune.utils.modules import tables
-from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tensor_files import StoredTensor, TensorFiles
 
 _GENERATION = "generation_config.json"
@@ -185,64 +181,6 @@ def _dtype(config: Any, files: TensorFiles) -> torch.dtype:
 
 MORE_PARAMETERS = 1000
 """Parameters that a model may have beyond twice the tensors of its checkpoint, such as ones that are shared."""
-
-
-def build_empty(kind: Any, config: Any, dtype: torch.dtype, most: int | None = None) -> nn.Module:
-    """What a class builds, in evaluation mode: parameters are on ``meta``, buffers have their values.
-
-    Raises:
-        LoadError: there are more than ``most`` parameters.
-    """
-    made = count()
-
-    def to_meta(_module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
-        if most is not None and next(made) > most:
-            raise LoadError(
-                f"source: the configuration asks {kind.__name__} for more than {most} parameters",
-                found=f"more than {most} parameters",
-                needed="as many as there are tensors in the files",
-                do="get config.json again",
-            )
-        return _to_meta(parameter)
-
-    with changing_globals(), random_numbers_kept(), uninitialized(), _default_dtype(dtype), torch.no_grad():
-        handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
-        try:
-            model: Any = kind(config)
-            model.tie_weights()
-        finally:
-            handle.remove()
-    for name, parameter in tables(model).parameters.items():
-        if _is_kept_in_float32(model, name, dtype):
-            parameter.data = parameter.data.float()
-    found: nn.Module = model.eval()
-    return found
-
-
-def _to_meta(parameter: Any) -> nn.Parameter | None:
-    """A parameter without memory in the place of one that is given to a module."""
-    if parameter is None or parameter.is_meta:
-        return None
-    return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _is_kept_in_float32(model: Any, name: str, dtype: torch.dtype) -> bool:
-    """Does Transformers load a parameter in float32, whatever the type of the model is?"""
-    if dtype not in (torch.float16, torch.bfloat16):
-        return False
-    patterns = [*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())]
-    patterns += (getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
-    return any(re.search(rf"(^|\.){'.*'.join(map(re.escape, one.split('*')))}(\.|$)", name) for one in patterns)
 
 
 # ---------------------------------------------------------------- tensors of the model and of the files

@@ -18,9 +18,9 @@ from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.progress import ShowProgress, Stage
 from graphprune.checkpoints.residence import MappedFiles
 from graphprune.checkpoints.slices import Slices, map_parameters, storage_address
-from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
+from graphprune.tracing.built_empty import build_empty
 from graphprune.utils.direct_file import DirectFile
 from graphprune.utils.files import to_disk
 from graphprune.utils.folders import FileSum
@@ -39,7 +39,7 @@ class StreamedFiles:
         slices: the model, with what its placeholders stand for.
         journal: is told of files that are whole, and knows those of an earlier run.
         mapped: maps files.
-        max_shard_size: bytes of a file at most, or ``"5GB"``.
+        most: bytes of a file at most.
         show: is told how far the files are.
     """
 
@@ -48,13 +48,13 @@ class StreamedFiles:
         slices: Slices,
         journal: Journal,
         mapped: MappedFiles,
-        max_shard_size: int | str,
+        most: int,
         show: ShowProgress | None,
     ) -> None:
         self._slices = slices
         self._journal = journal
         self._mapped = mapped
-        self._most = max_shard_size
+        self._most = most
         self._show = show
         self._read: dict[str, Tensor] = {}
 

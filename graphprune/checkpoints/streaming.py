@@ -95,7 +95,7 @@ def prune_checkpoint(
         check_flag(name, flag)
     if progress is not None:
         check_callable("progress", progress, "a function (progress)", takes="progress")
-    read_size("max_shard_size", max_shard_size)
+    most = read_size("max_shard_size", max_shard_size)
     limit = parse_memory(memory)
     check_repaired(memory, repair and options.get("calibration") is not None)
     folder, place = _folders(source, target)
@@ -121,7 +121,7 @@ def prune_checkpoint(
         if asked.calibration is not None and repair:
             inputs = asked.calibration if asked.loss_fn is None else InputsOnly(asked.calibration)
             fit_slices(slices, dense, inputs, journal, files, limit, progress)
-        written = StreamedFiles(slices, journal, files, max_shard_size, progress)
+        written = StreamedFiles(slices, journal, files, most, progress)
         write_pretrained(
             slices.slim,
             place,

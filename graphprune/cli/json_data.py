@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from graphprune.pruning.plan import Choice, Plan
 
 
 def _cost_data(cost: Any) -> dict[str, int]:
@@ -38,34 +41,51 @@ def _group_data(group: Any) -> dict[str, Any]:
 
 
 def _planned_data(spec: str, planned: Any) -> dict[str, Any]:
-    """What was asked of a model, and what it costs before and after."""
+    """What was asked of a model, what it costs before and after, and all that goes."""
+    plan = planned.plan
     return {
         "spec": spec,
         "class": type(planned.model).__qualname__,
-        "requested": dict(planned.plan.requested),
+        "requested": dict(plan.requested),
         "before": _cost_data(planned.graph.cost()),
-        "after": _cost_data(planned.graph.cost(planned.plan)),
+        "after": _cost_data(planned.graph.cost(plan)),
+        "groups": [_left_data(one) for one in plan.choices],
+        "skipped": list(plan.skipped),
+        "zeroed": list(plan.zeroed),
+        "merged": list(_merged_data(plan)),
+        "stale": list(plan.stale),
+        "frozen": _frozen_data(planned.graph),
     }
+
+
+def _left_data(choice: Choice) -> dict[str, Any]:
+    return {
+        "name": choice.group,
+        "role": choice.role,
+        "units": choice.units,
+        "kept": choice.kept,
+        "macs": choice.macs,
+        "params": choice.params,
+        "why": choice.why,
+    }
+
+
+def _merged_data(plan: Plan) -> Iterator[dict[str, Any]]:
+    for name, dims in plan.merged.items():
+        for dim, others in dims.items():
+            left = {"entries": plan.shapes[name][dim], "left": len(plan.kept[name][dim])}
+            yield {"parameter": name, "dim": dim, **left, "mean_of": 1 + len(others)}
 
 
 def plan_data(spec: str, planned: Any, written: Path | None) -> dict[str, Any]:
     """What would be removed from a model: costs, what is left of each group, and where the plan is."""
-    return {
-        **_planned_data(spec, planned),
-        "groups": [
-            {"name": one.group, "role": one.role, "units": one.units, "kept": one.kept, "why": one.why}
-            for one in planned.plan.choices
-        ],
-        "frozen": _frozen_data(planned.graph),
-        "written": None if written is None else str(written),
-    }
+    return {**_planned_data(spec, planned), "written": None if written is None else str(written)}
 
 
 def prune_data(spec: str, pruned: Any) -> dict[str, Any]:
     """What was removed from a model, whether it was verified and repaired, and where the slim one is."""
     return {
         **_planned_data(spec, pruned.planned),
-        "frozen": _frozen_data(pruned.planned.graph),
         "verified": None if pruned.check is None else check_data_of(pruned.check),
         "repaired": None if pruned.repair is None else _repairs(pruned.repair),
         "saved": None if pruned.saved is None else str(pruned.saved),

@@ -97,6 +97,7 @@ def _prune(out: Output, planned: Planned, options: PruneOptions) -> Pruned:
 def _parts(pruned: Pruned) -> Iterator[Any]:
     graph, plan = pruned.planned.graph, pruned.planned.plan
     yield before_after_table(pruned.planned.model, plan, graph.cost(), graph.cost(plan))
+    yield from (f"without {path}" for path in plan.skipped)
     if TRIED in plan.requested:
         yield tried_table(plan.requested[TRIED], plan.requested.get("importance"))
     if graph.frozen:

@@ -22,30 +22,40 @@ from graphprune.sparsity.masking import SCOPES
 _AMOUNT = "a fraction (0.5, 50%), a number of weights, a pattern (2:4), or what the method takes"
 
 
-def read_mask_amount(given: Any) -> float | int | str:
-    """What is masked: a fraction, a number of weights, or a pattern.
+def read_mask_amount(given: Any, method: str = "l1") -> float | int | str:
+    """What a method masks: a fraction, a number of weights, a pattern, a magnitude or a percentile.
 
     >>> read_mask_amount("50%"), read_mask_amount("1000"), read_mask_amount("2:4")
     (0.5, 1000, '2:4')
+    >>> read_mask_amount("50%", "percentile")
+    50.0
     """
     text = str(given).strip()
     if ":" in text:
         return text
     try:
         if text.endswith("%"):
-            return float(text.rstrip("% ")) / 100
+            return _of_percent(float(text.rstrip("% ")), text, method)
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no amount; give {_AMOUNT}") from None
+        raise usage_error(f"--amount: {text!r} is no amount; give {_AMOUNT}") from None
+
+
+def _of_percent(value: float, text: str, method: str) -> float:
+    """What a method is given for a share of the weights in percent."""
+    if method == "threshold":
+        raise usage_error(
+            f"--amount: {text} is a share of the weights, and --method threshold takes a magnitude; give one such as "
+            "0.01, or --method l1"
+        )
+    return value if method == "percentile" else value / 100
 
 
 @dataclass(kw_only=True)
 class SparsifyOptions(OptionGroup):
     """Which weights become zero."""
 
-    amount: Annotated[
-        Any, typer.Option("--amount", metavar="AMOUNT", parser=read_mask_amount, help=_AMOUNT, show_default=False)
-    ]
+    amount: Annotated[Any, typer.Option("--amount", metavar="AMOUNT", parser=str, help=_AMOUNT, show_default=False)]
     method: Annotated[str, typer.Option("--method", metavar="NAME", help=f"which weights go: {', '.join(METHODS)}")] = (
         "l1"
     )
@@ -67,6 +77,7 @@ class SparsifyOptions(OptionGroup):
         for name, value, known in (("method", self.method, METHODS), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise usage_error(f"--{name}: {value!r} is none; needed is one of {', '.join(known)}")
+        self.amount = read_mask_amount(self.amount, self.method)
         if self.method in ("l1", "random"):
             self._check_share()
         if self.seed is not None and self.method != "random":

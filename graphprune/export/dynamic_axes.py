@@ -90,7 +90,7 @@ def _guessed(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 def _asked(tensors: Mapping[str, Tensor], dynamic: Any) -> dict[str, list[int]]:
     if not isinstance(dynamic, Mapping):
-        dims = _checked(dynamic, None)
+        dims = _checked(dynamic, max(x.ndim for x in tensors.values()), "no input has")
         return {name: [dim for dim in dims if dim < x.ndim] for name, x in tensors.items()}
     unknown = [name for name in dynamic if name not in tensors]
     if unknown:
@@ -100,10 +100,14 @@ def _asked(tensors: Mapping[str, Tensor], dynamic: Any) -> dict[str, list[int]]:
             needed=f"one of {', '.join(map(repr, tensors))}",
             do="name inputs as the arguments of forward are named",
         )
-    return {name: _checked(dims, tensors[name].ndim) for name, dims in dynamic.items()}
+    return {
+        name: _checked(dims, (ndim := tensors[name].ndim), f"an input of {ndim} dimensions does not have")
+        for name, dims in dynamic.items()
+    }
 
 
-def _checked(dims: Any, most: int | None) -> list[int]:
+def _checked(dims: Any, most: int, lacking: str) -> list[int]:
+    """Dimensions below ``most``; ``lacking`` says what does not have others."""
     if not isinstance(dims, Sequence) or isinstance(dims, str):
         raise InputError(
             "dynamic: must be dimensions, such as (0, 1), or a dict of them by the name of the input, but is "
@@ -113,9 +117,9 @@ def _checked(dims: Any, most: int | None) -> list[int]:
             do="pass dynamic=(0,)",
         )
     found = [check_count("dynamic", dim, 0, "a dimension") for dim in dims]
-    if most is not None and any(dim >= most for dim in found):
+    if any(dim >= most for dim in found):
         raise InputError(
-            f"dynamic: {shown(dims)} holds a dimension that an input of {most} dimensions does not have",
+            f"dynamic: {shown(dims)} holds a dimension that {lacking}",
             found=shown(dims),
             needed=f"dimensions below {most}",
             do="name only dimensions that the input has",

@@ -57,6 +57,11 @@ class Allocator:
         """Numbers from 0 on, which the steps of most groups are a part of."""
         return np.arange(max(map(len, self._members), default=0) + 1)
 
+    @cached_property
+    def _has_multiples(self) -> bool:
+        """Is what is left of any group to be a multiple?"""
+        return bool(self.multiples) or any(limit.multiple > 1 for limit in self.setup.limits)
+
     def removed(self) -> Ids:
         """The units that go.
 
@@ -109,15 +114,17 @@ class Allocator:
 
     def _allowed(self, part: SubGroup, kept: Ids) -> Mask:
         """Which numbers of kept units the limits of a part's group allow."""
-        limit, units = self.setup.limits[part.group], self.setup.groups[part.group].units
-        limit = replace(limit, multiple=lcm(limit.multiple, self.multiples.get(part.group, 1)))
-        found: Mask
-        if len(part.unit_ids) == len(self._members[part.group]):
-            found = limit.allows(kept + units - len(part.unit_ids), units)
-        else:
-            share = ceil(limit.least * len(part.unit_ids) / units)
-            found = Limit(least=share, multiple=limit.multiple).allows(kept, len(part.unit_ids))
+        limit, others, units = self._limit_of(part)
+        found: Mask = limit.allows(kept + others, units)
         return found
+
+    def _limit_of(self, part: SubGroup) -> tuple[Limit, int, int]:
+        """What is asked of a part with the units that it is counted with, how many these are, and of all together."""
+        limit, units, own = self.setup.limits[part.group], self.setup.groups[part.group].units, len(part.unit_ids)
+        limit = replace(limit, multiple=lcm(limit.multiple, self.multiples.get(part.group, 1)))
+        if own == len(self._members[part.group]):
+            return limit, units - own, units
+        return Limit(least=ceil(limit.least * own / units), multiple=limit.multiple), 0, own
 
     def _scores(self, coupled: CoupledStep) -> list[Scores]:
         """The scores of the units of each part; of groups that lose the same entries in all rows, the sum over rows."""
@@ -138,10 +145,13 @@ class Allocator:
         So no group loses more than was asked of it, and a ratio of 0 holds all that goes in step.
         """
         least = min(ratio for ratio in asked.values() if ratio is not None)
-        steps = self.repetitions(coupled, [None if asked[part.group] is None else least for part in coupled.parts])
+        ratios = [None if asked[part.group] is None else least for part in coupled.parts]
+        steps = self.repetitions(coupled, ratios)
         if not steps:
             self._tell_held(coupled, asked.keys() - self._smaller if least else ())
             return []
+        if self._has_multiples:
+            self._tell_rounded(coupled, ratios, steps)
         self._smaller |= asked.keys()
         scores = zip(coupled.parts, self._scores(coupled), coupled.each, strict=True)
         return [_lowest(part, values, each * steps) for part, values, each in scores]
@@ -153,6 +163,16 @@ class Allocator:
         for group in groups:
             held = why_held(self.setup, group, holding, self.multiples.get(group, 1))
             self.why[group] += f"; {held}" if held else ""
+
+    def _tell_rounded(self, coupled: CoupledStep, ratios: Sequence[float | None], steps: int) -> None:
+        """Say of which groups other numbers of units would stay if they need not be multiples."""
+        nearest = self._nearest(coupled, ratios, self._numbers[: coupled.steps + 1])
+        for part, each in zip(coupled.parts, coupled.each, strict=True):
+            limit, others, _ = self._limit_of(part)
+            kept = max(len(part.unit_ids) - each * nearest + others, limit.least)
+            told = f"; what is left is a multiple of {limit.multiple}"
+            if nearest != steps and kept % limit.multiple and told not in self.why[part.group]:
+                self.why[part.group] += told
 
     def _holds(self, part: SubGroup, each: int, steps: int) -> bool:
         """Do the limits of a part's group allow no repetition of a step at all? That one unit stays is no limit."""
@@ -167,7 +187,10 @@ class Allocator:
             coupled: the step.
             ratios: what is asked of each part; None: nothing.
         """
-        stops = self._stops(coupled)
+        return self._nearest(coupled, ratios, self._stops(coupled))
+
+    def _nearest(self, coupled: CoupledStep, ratios: Sequence[float | None], stops: Ids) -> int:
+        """See :meth:`repetitions`; ``stops``: the numbers to choose from."""
         off = np.zeros(len(stops))
         for part, each, ratio in zip(coupled.parts, coupled.each, ratios, strict=True):
             if ratio is not None:

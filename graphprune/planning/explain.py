@@ -94,7 +94,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
             found.append(why[number])
         elif kept == limit.least:
             found.append(f"{why[number]}; at its floor")
-        elif kept == group.units and limit.multiple > 1:
+        elif kept == group.units and limit.multiple > 1 and setup.ratio(number) != 0:
             found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
         else:
             found.append(why[number])

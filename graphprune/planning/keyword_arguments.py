@@ -84,10 +84,11 @@ class PlanArguments(TypedDict, total=False):
     """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global' for a
     budget."""
     candidates: int
-    """With allocation='searched', how many allocations are tried at most."""
+    """With allocation='searched', how many allocations are tried at most; those that the search begins with always
+    are."""
     time_limit: float | None
-    """With allocation='searched', how many seconds the search may take; its result then depends on the machine's speed;
-    None: only candidates= ends it."""
+    """With allocation='searched', how many seconds the search may take, where what it always tries takes less; its
+    result then depends on the machine's speed; None: only candidates= ends it."""
     layers: str | None
     """How many units repeated layers keep: 'equal': the same number in each, and for models that are built from a
     configuration, numbers that it can hold, so that Transformers loads the slim model as it is; None: each layer its

@@ -167,11 +167,16 @@ class PruningOptions:
         kind="name",
         choices=lambda: ALLOCATIONS,
     )
-    candidates: int = option(200, "with allocation='searched', how many allocations are tried at most", kind="count")
+    candidates: int = option(
+        200,
+        "with allocation='searched', how many allocations are tried at most; those that the search begins with always "
+        "are",
+        kind="count",
+    )
     time_limit: float | None = option(
         None,
-        "with allocation='searched', how many seconds the search may take; its result then depends on the machine's "
-        "speed; None: only candidates= ends it",
+        "with allocation='searched', how many seconds the search may take, where what it always tries takes less; its "
+        "result then depends on the machine's speed; None: only candidates= ends it",
         kind="seconds",
     )
     layers: str | None = option(

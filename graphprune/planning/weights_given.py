@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.tracing.built_empty import build_empty
+from graphprune.tracing.configured import config_of
 from graphprune.utils.checks import found_value, shown
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, tables
@@ -137,14 +141,18 @@ def _source(name: str, tensor: Tensor, own: Tables, weights: Mapping[str, Tensor
     found = _found(name, tensor, own, weights)
     if found is None:
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-        raise InputError(
-            f"weights: has no {name!r}, a {kind} of the model that is on the meta device",
-            where=name,
-            found=f"{len(weights)} tensors, such as {next(iter(weights), None)!r}",
-            needed=f"{name!r}",
-            do="pass the weights of this very model, or load it",
-        )
+        raise _lacking(name, kind, weights, "pass the weights of this very model, or load it")
     return found
+
+
+def _lacking(name: str, kind: str, weights: Mapping[str, Tensor], advice: str) -> InputError:
+    return InputError(
+        f"weights: has no {name!r}, a {kind} of the model that is on the meta device",
+        where=name,
+        found=f"{len(weights)} tensors, such as {next(iter(weights), None)!r}",
+        needed=f"{name!r}",
+        do=advice,
+    )
 
 
 def given_tensor(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -168,14 +176,55 @@ def given_tensor(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> Tenso
 def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a model on ``meta`` that has weights and can be run; tensors that are not on ``meta`` are shared.
 
+    Tensors that no checkpoint has, such as the frequencies of rotary embeddings, have the values that the class gives
+    them, where it builds the model from a configuration.
+
     Raises:
         InputError: ``weights`` lacks a parameter or buffer, or has it in another shape.
     """
     own = tables(model)
     tensors = own.everything()
+    unsaved = _unsaved_tensors(model, own, weights)
     for name, tensor in own.unique():
         if tensor.is_meta:
-            found = given_tensor(_source(name, tensor, own, weights), tensor, weights)
+            source = unsaved if name in unsaved else weights
+            found = given_tensor(_source(name, tensor, own, source), tensor, source)
             is_parameter = isinstance(tensor, nn.Parameter)
             tensors[id(tensor)] = nn.Parameter(found, tensor.requires_grad) if is_parameter else found
     return copy_module(model, tensors)
+
+
+def _unsaved_tensors(model: nn.Module, own: Tables, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By name those on ``meta`` that no checkpoint has and ``weights`` has not, as the class makes them.
+
+    Raises:
+        InputError: the class builds no model from a configuration, or one with other tensors.
+    """
+    modules = dict(own.modules)
+    lacking = {
+        name: tensor
+        for name, tensor in own.unique()
+        if tensor.is_meta and not _is_saved(name, own, modules) and _found(name, tensor, own, weights) is None
+    }
+    made = _as_built(model, own) if lacking else {}
+    for name, tensor in lacking.items():
+        if name not in made or made[name].shape != tensor.shape:
+            advice = "give the model this tensor with its values before it is traced, or load the model"
+            raise _lacking(name, "buffer that no state dict has (persistent=False)", weights, advice)
+    return {name: made[name] for name in lacking}
+
+
+def _is_saved(name: str, own: Tables, modules: Mapping[str, nn.Module]) -> bool:
+    """Is a tensor in the state dict: no buffer with ``persistent=False``, and no attribute?"""
+    path, _, attribute = name.rpartition(".")
+    return name not in own.plain and attribute not in modules[path]._non_persistent_buffers_set
+
+
+def _as_built(model: nn.Module, own: Tables) -> dict[str, Tensor]:
+    """The tensors beside parameters that the class of a model makes, if it builds it from a configuration."""
+    config = config_of(model)
+    if config is None:
+        return {}
+    dtype = next((p.dtype for p in own.parameters.values() if p.is_floating_point()), torch.float32)
+    built = tables(build_empty(type(model), copy.deepcopy(config), dtype))
+    return built.buffers | built.plain

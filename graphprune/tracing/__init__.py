@@ -14,8 +14,8 @@ In reading order:
   (made of sizes, and nothing uses them), ``opaque`` (operators that run functions) and ``meta`` (calls on shapes);
 - sizes: ``sizes`` (integers that remember where they come from), ``size_places``, ``size_marks``, ``module_sizes``,
   ``torch_attention``,
-  ``configured`` (models built from a configuration) and ``size_tracking`` (the functions of torch that read and take
-  sizes).
+  ``configured`` and ``built_empty`` (models built from a configuration) and ``size_tracking`` (the functions of torch
+  that read and take sizes).
 
 Words: docs/glossary.md.
 """

@@ -132,9 +132,10 @@ def prune_iteratively(
 
 def _check_tune(tune: Any) -> None:
     """Raise an InputError unless this trains a model: a function, or arguments of ``finetune``."""
-    if not callable(tune) and not (isinstance(tune, Mapping) and "batches" in tune and "checkpoint" not in tune):
+    wrong = _wrong_tune(tune)
+    if wrong:
         raise InputError(
-            f"tune: must be a function or a dict of arguments of finetune, but is {with_article(type(tune).__name__)}",
+            f"tune: {wrong}",
             found=found_value(tune),
             needed="a function that trains a model, or a dict of arguments of finetune with 'batches' and without "
             "'checkpoint'",
@@ -146,6 +147,18 @@ def _check_tune(tune: Any) -> None:
         check_gradients_on("prune_iteratively")
     for name in tune if isinstance(tune, Mapping) else ():
         check_known("tune", name, inspect.signature(finetune).parameters, form=as_key)
+
+
+def _wrong_tune(tune: Any) -> str:
+    """What is wrong with what trains a model; empty: nothing, as far as names go."""
+    if callable(tune):
+        return ""
+    if not isinstance(tune, Mapping):
+        kind = with_article(type(tune).__name__)
+        return f"must be a function or a dict of arguments of finetune, but is {kind}"
+    if "batches" not in tune:
+        return "has no 'batches', the data that finetune trains on"
+    return "has 'checkpoint', and prune_iteratively has its own" if "checkpoint" in tune else ""
 
 
 def _check_in_place(returned: object, model: nn.Module) -> None:

@@ -221,6 +221,18 @@ def test_targets_that_are_met_or_absurd(model: nn.Module, inputs: Tensor) -> Non
     assert graph.cost(graph.plan(**absurd.arguments)).macs < 0.1 * graph.cost().macs
 
 
+def test_a_target_out_of_reach_gets_the_nearest_that_can_be_reached(model: nn.Module, inputs: Tensor) -> None:
+    graph = graphprune.trace(model, inputs)
+    far = graphprune.advise(model, inputs, target={"macs": 1e-6, "params": 0.3, "bytes": "1G"}, **SMALL).arguments
+    least = graph.plan(0.99, max_ratio=0.99)
+    assert least.costs["macs"][1] <= far["macs"] * least.costs["macs"][0] <= 1.02 * least.costs["macs"][1]
+    assert far["params"] == 0.3 and "bytes" not in far
+    near = graphprune.advise(model, inputs, target={"macs": 0.01}, **SMALL).arguments
+    assert (near["macs"], near["max_ratio"]) == (0.01, 0.99)
+    graph.plan(**far)
+    graph.plan(**near)
+
+
 def test_a_quality_in_place_of_a_loss_is_doubted(model: nn.Module, inputs: Tensor, data: list[Tensor]) -> None:
     wanted = model(data[0]).detach()
 

@@ -126,6 +126,40 @@ def test_a_plan_is_printed(capsys: Capture) -> None:
     )
 
 
+RESIDUAL = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), Block(), Block(), Block(), nn.Linear(8, 2))
+"""
+
+
+def test_json_names_what_is_left_out_whole(capsys: Capture) -> None:
+    Path("residual.py").write_text(RESIDUAL)
+    given = "residual.py:make --input 4,8 --depth 0.34 --ratio 0.25"
+    planned = result(f"plan {given} -o plan.json", capsys)
+    plan = graphprune.Plan.from_json(Path("plan.json").read_text())
+    assert plan.skipped and planned["skipped"] == list(plan.skipped) and planned["zeroed"] == list(plan.zeroed)
+    assert [(one["macs"], one["params"]) for one in planned["groups"]] == [(c.macs, c.params) for c in plan.choices]
+    assert planned["merged"] == planned["stale"] == []
+    pruned = result(f"prune {given} -o slim", capsys)
+    assert planned.pop("written") == "plan.json" and planned.items() <= pruned.items()
+    assert main(f"prune {given} -o printed".split()) == OK
+    assert f"without {plan.skipped[0]}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -616,6 +650,18 @@ def test_sparsify(capsys: Capture) -> None:
     assert "-o net.sparse: exists" in refused(f"sparsify {SPEC} --amount 0.5 -o net.sparse", capsys)
     assert "--method: 'l2' is none; needed is one of l1" in refused("sparsify x --amount 1 --method l2 -o o", capsys)
     assert "'half' is no amount; give a fraction" in refused("sparsify x --amount half -o o", capsys)
+
+
+def test_percent_is_read_as_the_method_takes_it(capsys: Capture) -> None:
+    """A percentile of 90 leaves a tenth, as 90 % of the weights do."""
+    for number, amount in enumerate(("90%", "90", "90.0 %")):
+        given = ["--amount", amount, "--method", "percentile", "--layers", "body", "-o", f"{number}.sparse", "--json"]
+        assert main(["sparsify", SPEC, *given]) == OK
+        zeros = json.loads(capsys.readouterr().out)["zeros"]
+        assert zeros / (8 * 8 * 9) == pytest.approx(0.9, abs=0.02)
+    said = refused("sparsify x --amount 50% --method threshold -o o", capsys)
+    assert "--amount: 50% is a share of the weights, and --method threshold takes a magnitude" in said
+    assert "'half%' is no amount" in refused("sparsify x --amount half% --method percentile -o o", capsys)
 
 
 def test_errors_say_which_options_the_arguments_are_that_they_name(capsys: Capture) -> None:

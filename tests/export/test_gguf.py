@@ -260,10 +260,28 @@ def test_smaller_types(dtype: str, tolerance: float, tokenizer: Any, banned: lis
     assert ("plan with multiple=32" in str(file)) == (dtype == "q8_0")
 
 
+@pytest.mark.parametrize(("dtype", "rounded"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_difference_is_that_of_rounded_tensors(
+    dtype: str, rounded: torch.dtype, tokenizer: Any, tmp_path: Path
+) -> None:
+    """It is as for the model with matrices of this type."""
+    slim = slim_model("llama")
+    other = deepcopy(slim)
+    for parameter in other.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.to(rounded).float()
+    ids = torch.randint(VOCABULARY, (16,), generator=torch.Generator().manual_seed(0))
+    expected, found = logits(slim, ids), logits(other, ids)
+    file = export_gguf(slim, tmp_path / "slim.gguf", tokenizer, dtype=dtype)
+    assert file.difference == pytest.approx(float((found - expected).abs().max() / expected.abs().max()), rel=0.05)
+    coarse = export_gguf(slim, tmp_path / "coarse.gguf", tokenizer, dtype="q8_0")
+    assert 1e-5 < file.difference < coarse.difference < 0.1
+
+
 def test_models_in_half_precision_are_compared_exactly(tokenizer: Any, tmp_path: Path) -> None:
     slim = deepcopy(slim_model("llama")).bfloat16()
     before = {name: (id(p), p.dtype) for name, p in slim.named_parameters()}
-    assert export_gguf(slim, tmp_path / "slim.gguf", tokenizer).difference < 1e-5
+    assert export_gguf(slim, tmp_path / "slim.gguf", tokenizer, dtype="bf16").difference < 1e-5
     assert {name: (id(p), p.dtype) for name, p in slim.named_parameters()} == before
 
 

@@ -49,6 +49,25 @@ def test_what_a_size_decides(function: Callable[[Tensor], Tensor], why: str) -> 
     assert re.match(why, plan.choices[0].why)
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept", "why"),
+    [
+        ({"ratio": 0.4, "multiple": 4}, [12, 4], ["; what is left is a multiple of 4"] * 2),
+        ({"ratio": 0.5, "multiple": 4}, [8, 4], ["; at its floor", ""]),
+        ({"ratio": 0.9, "multiple": 4}, [8, 4], ["; at its floor", "; what is left is a multiple of 4"]),
+        ({"ratio": 0.1, "multiple": 8}, [16, 8], ["; what is left is a multiple of 8, or everything"] * 2),
+        ({"ratio": 0.0, "multiple": 8}, [16, 8], [""] * 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::graphprune.NothingRemovedWarning")
+def test_multiples_that_decide_are_said(asked: dict[str, Any], kept: list[int], why: list[str]) -> None:
+    overrides = {"enter": graphprune.Override(min_units=8)}
+    plan = graphprune.trace(Applied(torch.relu).eval(), X).plan(**asked, overrides=overrides)
+    assert [choice.kept for choice in plan.choices] == kept
+    ratio = f"ratio {asked['ratio']:g}"
+    assert [choice.why for choice in plan.choices] == [f"{ratio} ('enter'){why[0]}", f"{ratio}{why[1]}"]
+
+
 def test_groups_of_which_no_channel_was_chosen() -> None:
     plan = graphprune.trace(Applied(torch.relu).eval(), X).plan_from_kept({"enter": [0, 2, 5]})
     assert [choice.why for choice in plan.choices] == ["the numbers given", "nothing of it goes by the numbers given"]

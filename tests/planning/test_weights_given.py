@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -159,3 +160,44 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
         graph.plan(0.5, weights=wrong)
     with pytest.raises(InputError, match="weights: given with a model that has weights already"):
         graphprune.trace(Net(), X).plan(0.5, weights=state())
+
+
+def test_buffers_that_no_checkpoint_has_are_made_as_the_class_makes_them(tmp_path: Path) -> None:
+    """The frequencies of rotary embeddings: ``persistent=False``."""
+    config = transformers.LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rope_theta=50.0
+    )
+    torch.manual_seed(0)
+    dense = transformers.LlamaForCausalLM(config).eval()
+    dense.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.arange(6)[None]}
+    asked: dict[str, Any] = {"ratio": 0.5, "importance": "wanda", "calibration": [inputs]}
+    with torch.device("meta"):
+        meta = transformers.LlamaForCausalLM(config).eval()
+    plan = graphprune.trace(meta, inputs).plan(weights=tmp_path, **asked)
+    assert plan.removed == graphprune.trace(dense, inputs).plan(**asked).removed
+    assert meta.model.rotary_emb.inv_freq.is_meta
+
+
+class Shifted(Net):
+    """Its table is in no state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(12), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.table
+        return self.head(self.norm(x + self.down(self.up(x).relu())))
+
+
+def test_buffers_that_no_checkpoint_has_and_nothing_makes() -> None:
+    dense = Shifted()
+    asked: dict[str, Any] = {"ratio": 0.5, "importance": "wanda", "calibration": [X], "weights": dense.state_dict()}
+    meta = on_meta(dense)
+    with pytest.raises(InputError, match=r"no 'table', a buffer that no state dict has[\s\S]*with its values before"):
+        graphprune.trace(meta, X).plan(**asked)
+    meta.table = dense.table
+    del asked["weights"]
+    expected = graphprune.trace(dense, X).plan(**asked).removed
+    assert graphprune.trace(meta, X).plan(weights=dense.state_dict(), **asked).removed == expected

@@ -227,7 +227,11 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         ({"macs": 0.5}, "ratio: given together with macs"),
         ({"max_drop": 0.1}, r"max_drop: is 0.1, but nothing is measured[\s\S]*pass evaluate="),
         ({"tune": 3}, "tune: must be a function or a dict .* but is an int"),
-        ({"tune": {"epochs": 3}}, "with 'batches' and without 'checkpoint'"),
+        (
+            {"tune": {"epochs": 3}},
+            "tune: has no 'batches', the data that finetune trains on",
+        ),
+        ({"tune": {"batches": [], "checkpoint": "run"}}, "tune: has 'checkpoint', and prune_iteratively has its own"),
         ({"calibration": iter([EXAMPLE])}, r"calibration: can be read only once[\s\S]*pass a list"),
         ({"color": 1}, "color: is no argument of a plan"),
     ],

@@ -21,27 +21,35 @@ _TOKENS = 16
 _TOLERANCE = 1e-4  # of f32 in some ten layers
 
 
-def check_layout(model: nn.Module, decoder: Decoder, layout: Layout) -> float:
+def check_layout(model: nn.Module, decoder: Decoder, layout: Layout, stored: Layout) -> float:
     """The largest difference between the logits of the model and of the file, relative to the largest logit.
 
+    Args:
+        layout: with the tensors of the model.
+        stored: with these as the file has them, rounded to other types.
+
     Raises:
-        InputError: they differ by more than rounding: the model computes something that the file cannot say.
+        InputError: those of ``layout`` differ by more than rounding: the model computes something that the file cannot
+            say.
     """
     ids = torch.randint(len(decoder.embedding), (_TOKENS,), generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating_unchanged(model), _in_float32(model):
         expected = model(input_ids=ids[None].to(decoder.embedding.device)).logits[0].float().cpu()
-        found = file_logits(decoder, layout, ids)
-    difference = float((found - expected).abs().max() / expected.abs().max())
-    if not difference <= _TOLERANCE:
+        exact, found = (_apart(file_logits(decoder, one, ids), expected) for one in (layout, stored))
+    if not exact <= _TOLERANCE:
         raise InputError(
             f"slim: cannot be a GGUF file: llama.cpp's {layout.architecture} would compute other logits from its "
             "tensors",
             where=type(model).__name__,
-            found=f"logits with a relative difference of {difference:.2g}",
+            found=f"logits with a relative difference of {exact:.2g}",
             needed="rotary attention, RMS norms and gated MLPs, and nothing else",
             do=OTHER_WAYS,
         )
-    return difference
+    return found
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @contextmanager
@@ -67,8 +75,8 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
 
 
 def file_logits(decoder: Decoder, layout: Layout, ids: Tensor) -> Tensor:
-    """Logits f[tokens, vocabulary] of i[tokens], with the tensors as they stand in the file, layer by layer."""
-    x = F.embedding(ids, decoder.embedding.detach().cpu()).float()
+    """Logits f[tokens, vocabulary] of i[tokens], with the tensors of a layout, layer by layer."""
+    x = F.embedding(ids, layout.entries["token_embd.weight"].values())
     for number, layer in enumerate(decoder.layers):
         x = _layer_output(decoder, layout, number, layer, x)
     head = layout.entries.get("output.weight", layout.entries["token_embd.weight"])

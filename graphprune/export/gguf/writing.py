@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from graphprune.errors import InputError, MissingPackageError
 from graphprune.export.gguf.decoder import Decoder, read_decoder
@@ -43,8 +45,8 @@ class GgufFile(Printed):
         unquantized: matrices that are f16 all the same, because their rows are no multiple of 32.
         heads, kv_heads, mlp: sizes of each layer; layers that compute nothing are not in the file.
         context: tokens that the file says it is good for.
-        difference: of the logits that llama.cpp's computation gives with the tensors before they are rounded to
-            ``dtype`` from the model's own, relative to the largest logit.
+        difference: of the logits that llama.cpp's computation gives, in float32 with the tensors as the file has them
+            (rounded to ``dtype``), from the model's own; the largest, relative to the largest logit.
         size: bytes.
         notes: in what the file is less than the model, in sentences.
     """
@@ -89,8 +91,9 @@ def export_gguf(
 ) -> GgufFile:
     """Write a decoder-only language model of Transformers as a GGUF file that stock llama.cpp runs.
 
-    Its layers may all have other sizes, as sizes are read from the tensors. The tensors of the file are run as
-    llama.cpp would, and compared with the model, before anything is written.
+    Its layers may all have other sizes, as sizes are read from the tensors. Before anything is written, the tensors are
+    run as llama.cpp would, and compared with the model: as they are, which must give the model's logits, and as the
+    file has them, for :attr:`GgufFile.difference`, how far rounding to ``dtype`` takes the logits from the model's.
 
     Args:
         slim: a model with rotary attention, RMS norms and gated SiLU MLPs, as Llama, Mistral, Qwen2 and Qwen3 have.
@@ -112,8 +115,8 @@ def export_gguf(
     decoder = read_decoder(slim)
     layout = lay_out(decoder)
     vocabulary = read_vocabulary(tokenizer, len(decoder.embedding), pretokenizer)
-    difference = check_layout(slim, decoder, layout)
     types = {entry_name: _storage(entry, kind) for entry_name, entry in layout.entries.items()}
+    difference = check_layout(slim, decoder, layout, _as_stored(layout, types))
     title = name or type(slim).__name__
     make_folder("path", file.parent)
     replace_file(file, lambda temporary: _write(temporary, title, decoder, layout, vocabulary, types, kind))
@@ -159,6 +162,25 @@ def _storage(entry: Entry, dtype: str) -> str:
     if dtype == "q8_0" and entry.shape[-1] % _BLOCK:
         return "F16"
     return dtype.upper()
+
+
+def _as_stored(layout: Layout, types: dict[str, str]) -> Layout:
+    """A layout with the values that tensors have after they are written and read."""
+    import gguf
+
+    kinds = {name: gguf.GGMLQuantizationType[kind] for name, kind in types.items()}
+    entries = {
+        name: Entry(entry.shape, partial(_read_back, name, entry, kinds[name]))
+        for name, entry in layout.entries.items()
+    }
+    return replace(layout, entries=entries)
+
+
+def _read_back(name: str, entry: Entry, kind: Any) -> Tensor:
+    """What a tensor of the file holds, in f32."""
+    import gguf
+
+    return torch.from_numpy(gguf.dequantize(_stored(name, entry, kind), kind))
 
 
 def _write(

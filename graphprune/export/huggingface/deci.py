@@ -31,6 +31,7 @@ from graphprune.export.huggingface.generated_module import imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import same_outputs
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
+from graphprune.export.shards import read_size
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
 from graphprune.utils.equality import same_values
@@ -162,12 +163,12 @@ def export_deci(
     """
     check_known("serve", serve, SERVERS)
     check_count("tensor_parallel", tensor_parallel, 1, "a whole number of devices")
-    folder = check_path("directory", directory)
+    folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     sizes = _Sizes.of(slim)
     sizes.check(serve, tensor_parallel)
 
     def write(temporary: Path) -> None:
-        _write_model(slim, temporary, sizes.fields(slim, serve), max_shard_size)
+        _write_model(slim, temporary, sizes.fields(slim, serve), most)
         write_processing(processing, temporary)
 
     replace_folder(folder, write)
@@ -330,7 +331,7 @@ def _listed(numbers: Any) -> str:
 # ---------------------------------------------------------------- writing
 
 
-def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | str) -> None:
+def _write_model(slim: Any, folder: Path, fields: dict[str, Any], most: int) -> None:
     """Write the model, and load it.
 
     Raises:
@@ -352,7 +353,7 @@ def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | s
             model = generated.DeciLMForCausalLM(generated.DeciLMConfig.from_dict(fields))
         _give_weights(model, slim.state_dict())
         model.generation_config = copy.deepcopy(slim.generation_config)
-        model.save_pretrained(folder, max_shard_size=shard)
+        model.save_pretrained(folder, max_shard_size=most)
         loaded = type(model).from_pretrained(folder, dtype=slim.dtype)
     state = loaded.state_dict()
     if any(not same_values(tensor.cpu(), state[name]) for name, tensor in slim.state_dict().items()):

@@ -15,6 +15,7 @@ from graphprune.export.huggingface.fewer_layers import with_fewer_layers
 from graphprune.export.huggingface.generated_module import is_generated
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE, TransformersFiles, WeightFiles
+from graphprune.export.shards import read_size
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import (
     ATTRIBUTE,
@@ -83,9 +84,9 @@ def save_pretrained(
             needed="a model of Transformers",
             do="pass that model itself, or write this one with graphprune.save",
         )
-    folder = check_path("directory", directory)
+    folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     source = processing if processing is not None else _source(slim)
-    files = TransformersFiles(max_shard_size)
+    files = TransformersFiles(most)
     write_pretrained(
         slim, folder, source, files, remote_code=remote_code, read_back=read_back, example_inputs=example_inputs
     )

@@ -205,3 +205,17 @@ def test_fields_that_have_the_value_of_a_size_by_chance_stay() -> None:
     for ratio in (0.3, 0.5):
         config = _slim("llama", ratio=ratio, layers="equal").config
         assert (config.hidden_size < 64, config.max_position_embeddings) == (True, 64)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1.5, "5GiB", "x", None])
+def test_a_size_of_files_that_is_none(size: Any, tmp_path: Path) -> None:
+    model = family("llama")
+    for write in (graphprune.save_pretrained, graphprune.export_deci):
+        with pytest.raises(InputError, match="max_shard_size: must be a number of bytes"):
+            write(model, tmp_path / "slim", max_shard_size=size)  # type: ignore[operator]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_of_files_as_every_function_takes_it(tmp_path: Path) -> None:
+    graphprune.save_pretrained(_slim("llama", ratio=0.5), tmp_path / "slim", max_shard_size="10 kb", processing=None)
+    assert len(list((tmp_path / "slim").glob("*.safetensors"))) > 1
