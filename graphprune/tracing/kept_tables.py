@@ -114,8 +114,10 @@ _Place = tuple[Callable[[dict[Any, Any]], Any], dict[Any, Any]]
 
 
 def _places_in_modules(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[_Place]:
-    for attributes in (vars(module) for _, module in submodules):
-        yield from ((partial(attributes.__setitem__, name), table) for name, table in _tables_in(attributes))
+    for _, module in submodules:
+        attributes = vars(module)
+        for name, table in _tables_in(attributes):
+            yield partial(attributes.__setitem__, name), table
 
 
 def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
