@@ -23,7 +23,7 @@ from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import HEADS
 from graphprune.planning.setup import PRUNE_FIRST, PlanSetup, packed_layer, types_changed
-from graphprune.planning.translation import ProgramDifference, responsible
+from graphprune.planning.translation import ProgramDifference, Translation, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.later_tensors import known_shapes
@@ -286,6 +286,15 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             found=f"{now}; with the example inputs of the trace {difference}",
             needed=f"{traced}, as the graph was made of it",
             do="trace the model again with inputs of its type: graphprune.trace(model, example_inputs)",
+        )
+    if Translation(setup.graph, ()).model_changed():
+        return PlanError(
+            f"model: it has run, or was changed, since it was traced, and does something else now: {difference}",
+            where=type(setup.graph.model).__name__,
+            found=str(difference),
+            needed="the model as it was when it was traced; it keeps what changes which operations run (a counter, a "
+            "table that is made once)",
+            do="trace the model again: graphprune.trace(model, example_inputs)",
         )
     return PlanError(
         f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}",

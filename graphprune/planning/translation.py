@@ -148,6 +148,16 @@ class Translation:
         run = self._run(_recorded, fresh)
         return self._compared(run, shapes, alive) if isinstance(run, Replay) else run
 
+    def model_changed(self) -> bool:
+        """Does the model do something else than when it was traced, and the same each time?"""
+        recorded = partial(_recorded, on_meta=self.graph.trace.on_meta)
+        runs = [self._run(recorded, self.graph.model) for _ in range(2)]
+        first, second = ([*map(_done, self._steps_of(run))] if isinstance(run, Replay) else None for run in runs)
+        return first is not None and first == second != [*map(_done, self._program.steps)]
+
+    def _steps_of(self, run: Replay) -> list[Step]:
+        return StepReader(run, self._opaque).read()
+
     def _training_failure(self, slim: nn.Module) -> ProgramDifference | None:
         """What the slim model raises in training mode, if the model was traced in that too."""
         if not self.graph.trace.trained:
@@ -251,9 +261,14 @@ class Translation:
         return [self._dimensions.number(node, d) if d in labeled else None for d in range(value.ndim)]
 
 
-def _recorded(slim: nn.Module, *run: Any) -> Replay:
+def _recorded(slim: nn.Module, *run: Any, on_meta: bool = True) -> Replay:
     """As :func:`replay_program`, with sizes noted. That takes longer, and lists that index have values then."""
-    return record(slim, *run).replayed()
+    return record(slim, *run, on_meta=on_meta).replayed()
+
+
+def _done(step: Step) -> tuple[Any, ...]:
+    """What two runs of a program have in common where they do the same."""
+    return step.operation, step.module, step.numbers, step.sizes
 
 
 def _same_sources(expected: Step, step: Step) -> bool:

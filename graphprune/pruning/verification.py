@@ -23,7 +23,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.pruning.weight_statistics import weight_statistics
 from graphprune.tracing.inputs import MethodCall
-from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
+from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.outside_tensors import values_kept, written_outside
 from graphprune.tracing.places import raised_at
@@ -34,7 +34,7 @@ from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_tensors, tables, uncompiled
+from graphprune.utils.modules import named_tensors, uncompiled
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
 from graphprune.utils.tree import output_tensors
@@ -137,7 +137,6 @@ def run_slim(
             stack.enter_context(context)
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
-        stack.enter_context(emptied_tables(tables(module).holders))
         results = [_run(module, call, outputs) for call in calls]
     return list(output_tensors(results))
 

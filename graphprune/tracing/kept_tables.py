@@ -1,9 +1,9 @@
-"""Dictionaries in which a model keeps tensors by size or device between calls (masks, tables of positions).
+"""Dictionaries in which a program keeps tensors by size or device between calls (masks, tables of positions).
 
-A model that has run before holds entries for the sizes it had then. They would be compared with sizes that are watched,
-which then could not change, and what a slim model works out anew would differ from what the trace takes from there. So
-each traced run begins with empty ones, as if the model had never run. A program that asks for an entry and goes on
-without making it has not merely kept it: then the run is repeated with the dictionaries as they are.
+A model that has run before has left entries there for the sizes it had then. They would be compared with sizes that are
+watched, which then could not change, and what a slim model works out anew would differ from what the trace takes from
+there. So each traced run begins with empty ones, as if the model had never run. A program that asks for an entry and
+goes on without making it has not merely kept it: then the run is repeated with the dictionaries as they are.
 
 A slim model begins with empty ones too: what the dense model worked out from its weights is nothing of it.
 """
@@ -14,6 +14,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from graphprune.tracing.rebuilt_tensors import is_filled
 from graphprune.tracing.sizes import plain
+from graphprune.utils.held import attribute_table, contents, globals_read
 from graphprune.utils.modules import TORCHS_DICTS
 
 Result = TypeVar("Result")
@@ -82,23 +85,62 @@ def from_empty_tables(run: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @contextmanager
-def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
-    """Within, the tables of modules are empty; afterwards they are what they were."""
+def emptied_tables(submodules: Iterable[tuple[str, nn.Module]], outside: Iterable[Any] = ()) -> Iterator[None]:
+    """Within, the tables of modules and of a program are empty; afterwards they are what they were.
+
+    Args:
+        submodules: of the model.
+        outside: the functions, classes, objects and containers that the program reaches (see
+            :func:`graphprune.tracing.may_write.may_write_to`).
+    """
     emptied = _emptied.get()
-    held = map(vars, (m for _, m in submodules)) if emptied is not None else ()
-    found = [(attributes, name, value) for attributes in held for name, value in _tables_in(attributes)]
-    tables = [KeptTable(value) for _, _, value in found]
-    for (attributes, name, _), table in zip(found, tables, strict=True):
-        attributes[name] = table
+    places = [*_places_in_modules(submodules), *_places_outside(outside)] if emptied is not None else []
+    tables = {id(table): KeptTable(table) for _, table in places}
     if emptied is not None:
-        emptied += tables
+        emptied += tables.values()
     try:
+        for put, table in places:
+            put(tables[id(table)])
         yield
     finally:
-        for attributes, name, value in found:
-            attributes[name] = value
-    if not all(table.recomputed for table in tables):
+        for put, table in places:
+            put(table)
+    if not all(table.recomputed for table in tables.values()):
         raise _NotRecomputed
+
+
+_Place = tuple[Callable[[dict[Any, Any]], Any], dict[Any, Any]]
+"""What puts a dictionary in the place of a table, and that table."""
+
+
+def _places_in_modules(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[_Place]:
+    for _, module in submodules:
+        attributes = vars(module)
+        for name, table in _tables_in(attributes):
+            yield partial(attributes.__setitem__, name), table
+
+
+def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
+    """Where the functions, classes, objects and dictionaries of a program hold tables."""
+    seen: set[tuple[int, str]] = set()
+    for value in reached:
+        if isinstance(value, FunctionType):
+            cells = ((cell, held) for cell in value.__closure__ or () for held in contents(cell))
+            yield from ((partial(setattr, cell, "cell_contents"), held) for cell, held in cells if _is_kept(held))
+            names, read = value.__globals__, globals_read(value)
+            found = [(name, held) for name, held in read if (id(names), name) not in seen and _is_kept(held)]
+            seen.update((id(names), name) for name, _ in found)
+            yield from ((partial(names.__setitem__, name), held) for name, held in found)
+        elif isinstance(value, type):
+            yield from ((partial(setattr, value, n), held) for n, held in vars(value).items() if _is_kept(held))
+        else:
+            table = value if type(value) is dict else attribute_table(value) or {}
+            yield from ((partial(table.__setitem__, n), held) for n, held in table.items() if _is_kept(held))
+
+
+def _is_kept(value: Any) -> bool:
+    """Is it a table in which there is something?"""
+    return type(value) is dict and bool(value) and _is_table(value)
 
 
 def forget_tables(submodules: Iterable[tuple[str, nn.Module]]) -> None:
@@ -114,8 +156,7 @@ def _tables_in(attributes: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
     """The tables among the attributes of a module, with their names."""
     if tuple(map(type, attributes.values())).count(dict) <= TORCHS_DICTS:
         return []
-    held = ((name, value) for name, value in attributes.items() if type(value) is dict and value)
-    return [(name, value) for name, value in held if name not in _TORCHS and _is_table(value)]
+    return [(name, value) for name, value in attributes.items() if name not in _TORCHS and _is_kept(value)]
 
 
 def _is_table(value: dict[Any, Any]) -> bool:

@@ -56,6 +56,19 @@ def may_write_to(classes: Iterable[type], held: Iterable[FunctionType]) -> list[
     return list(walk.found.values())
 
 
+def functions_held(values: Iterable[Any], names: Iterable[str]) -> list[FunctionType]:
+    """The functions of users that a run may reach from values that a model holds, the nearest first.
+
+    Args:
+        values: attributes of modules, and hooks.
+        names: those that ``forward`` uses: methods that are called so may run.
+    """
+    walk = _Walk(waiting=deque(values))
+    walk.use(names)
+    walk.go()
+    return [value for value in walk.found.values() if isinstance(value, FunctionType)]
+
+
 @dataclass
 class _Walk:
     """Goes on to what is nearest.
@@ -124,7 +137,7 @@ def function_of(value: Any) -> FunctionType | None:
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
-    if kind in (functools.partial, MethodType, CACHED):
+    if kind in (functools.partial, MethodType, CACHED, tuple):
         return True
     if kind is FunctionType:
         return not _is_own_function(value)
@@ -159,6 +172,8 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield from (value.__self__, value.__func__)
     elif type(value) is CACHED:
         yield value.__wrapped__
+    elif type(value) is tuple:
+        yield from value
     else:
         yield type(value)
         yield from _objects_in(value) if container_base(value) is not None else ()

@@ -465,7 +465,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:
                 stack.enter_context(watching(recorder.log, recorder.lookup_sized))
-                stack.enter_context(whole_numbers(recorder.model_copy.kinds.values()))
+                stack.enter_context(whole_numbers(recorder.model_copy.kinds.values(), recorder.model_copy.holders))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -55,7 +55,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True
     functions = held_functions(holders)
-    with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
+    restored = restored_globals(own.modules, functions)
+    with recording(recorder), restored as reached, emptied_tables(holders, reached):
         result = seen.run(own.module)
         # It may compute, as forward does, and look at values: then the trace with real tensors says what fails.
         kept = result if outputs is None else outputs(result) if recorder.on_meta else picked(outputs, result)

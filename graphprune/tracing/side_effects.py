@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.tracing.containers import container_base, is_dict, items, put_back
+from graphprune.tracing.kept_tables import emptied_tables
 from graphprune.tracing.may_write import CACHED, is_own, may_write_to
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
 from graphprune.utils.held import attribute_table, contents, global_names, held_functions, slot_values, slots_of
@@ -20,8 +21,9 @@ Restore = Callable[[], None]
 
 
 @contextmanager
-def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> Iterator[None]:
-    """Undo what a traced run does to globals, closures, defaults, attributes of functions, objects and classes.
+def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> Iterator[list[Any]]:
+    """Undo what a traced run does to globals, closures, defaults, attributes of functions, objects and classes: those
+    that it may reach, which are yielded.
 
     Args:
         submodules: of the model. What they hold themselves is left alone.
@@ -32,7 +34,7 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
     try:
         for value in reached:
             _empty_cached_functions(value)
-        yield
+        yield reached
     finally:
         for restore in restores:
             restore()
@@ -40,9 +42,14 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
 
 @contextmanager
 def nothing_kept(model: nn.Module) -> Iterator[None]:
-    """Undo what runs of a copy, in another type, leave outside of it; cached functions know nothing of others."""
+    """Undo what runs of a copy, in another type, leave outside of it; cached functions and tables know nothing of
+    others."""
     own = tables(model)
-    with empty_caches(own.modules, own.holders), restored_globals(own.modules, held_functions(own.modules)):
+    with (
+        empty_caches(own.modules, own.holders),
+        restored_globals(own.modules, held_functions(own.modules)) as reached,
+        emptied_tables(own.holders, reached),
+    ):
         yield
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Container
 from contextlib import nullcontext
 from functools import cache, lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from graphprune.errors import InputError
 from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
-from graphprune.utils.held import globals_read, parts_of
+from graphprune.utils.held import globals_read, parts_of, reachable
 from graphprune.utils.modules import Modules, Tables, copy_marks, named_modules, tables, within
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -92,7 +93,7 @@ def _copied(
     for _, module in plain:
         memo[id(module)] = object.__new__(type(module))
     parts = cache(lambda: parts_of(model))
-    memo.update(_global_containers(own, parts))
+    memo.update(_global_containers(own, _everything_in(model) if everything else parts))
     copier = Copier(memo, parts, substitute, everything, cache(lambda: assigned_cells(model)))
     all_plain = len(plain) == len(modules)
     with nullcontext() if all_plain else random_numbers_kept():  # others may be built for it
@@ -109,13 +110,47 @@ def _copied(
     return copied, own.copied(memo) if all_plain else tables(copied)
 
 
-def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, Any]:
-    """Dictionaries and lists that a function of the model finds under a global name, and the model has as attributes.
+def _everything_in(model: nn.Module) -> Callable[[], set[int]]:
+    """The identities of what a model and its functions hold, worked out when they are asked for."""
+    return lambda: {id(value) for value in reachable([model])}
+
+
+def _global_containers(own: Tables, held: Callable[[], set[int]]) -> dict[int, Any]:
+    """Dictionaries and lists that a function of the model finds under a global name, and that would be copied.
 
     They are one for all models, as when each is built anew: a function cannot be given another global.
     """
-    shared = (v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
-    return {id(v): v for v in shared if id(v) in parts()}
+    shared = [v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set)]
+    functions = {f for kind in {type(module) for _, module in own.modules} for f in _run_by(kind)}
+    shared += (v for f in functions for _, v in globals_read(f) if type(v) in _PLAIN and _has_tensors_alone(v))
+    copied = held() if shared else ()
+    return {id(v): v for v in shared if id(v) in copied}
+
+
+_PLAIN = (dict, list, set)
+
+
+def _has_tensors_alone(value: Any) -> bool:
+    """Is it what runs leave tensors in, rather than a table of sizes or of layers?"""
+    if type(value) in _PLAIN:
+        return all(map(_has_tensors_alone, value.values() if type(value) is dict else value))
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
+def _run_by(kind: type) -> set[FunctionType]:
+    """``forward`` of a user's class, the methods that it names, and the functions of the same files that these call."""
+    bases = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
+    methods = [(name, f) for base in bases for name, f in vars(base).items() if isinstance(f, FunctionType)]
+    waiting = [f for name, f in methods if name == "forward"]
+    found: set[FunctionType] = set()
+    while waiting:
+        function = waiting.pop()
+        if function not in found:
+            found.add(function)
+            waiting += [f for name, f in methods if name in function.__code__.co_names]
+            named = (f for _, f in globals_read(function) if isinstance(f, FunctionType))
+            waiting += [f for f in named if f.__globals__ is function.__globals__]
+    return found
 
 
 def _complete(modules: Modules, copied: nn.Module, copier: Copier) -> None:

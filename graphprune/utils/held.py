@@ -38,6 +38,8 @@ def held_by(value: Any) -> Iterator[Any]:
         yield from held_by_function(value)
     elif isinstance(value, MethodType):
         yield from (value.__self__, value.__func__)
+    elif isinstance(value, BuiltinMethodType):
+        yield value.__self__
     elif isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, weakref.ref):
@@ -96,7 +98,12 @@ def _slots(bases: tuple[type, ...]) -> tuple[str, ...]:
 
 
 def reachable(roots: Iterable[Any], through_functions: bool = True) -> Iterator[Any]:
-    """All objects that can be reached from ``roots``, these included, each once."""
+    """All objects that can be reached from ``roots``, these included, each once.
+
+    Args:
+        roots: where the walk begins.
+        through_functions: go on through what copies of a model share as a rule: functions and weak references.
+    """
     seen: dict[int, Any] = {}
     stack = list(roots)
     while stack:
@@ -105,7 +112,7 @@ def reachable(roots: Iterable[Any], through_functions: bool = True) -> Iterator[
             continue
         seen[id(value)] = value
         yield value
-        if through_functions or not isinstance(value, FunctionType | MethodType | functools.partial | weakref.ref):
+        if through_functions or not isinstance(value, FunctionType | weakref.ref):
             stack.extend(held_by(value))
 
 
@@ -137,21 +144,22 @@ def _held_within(value: Any) -> Iterable[Any]:
         return value.args
     if isinstance(value, slice):
         return value.start, value.stop, value.step
-    if isinstance(value, BuiltinMethodType):
-        return (value.__self__,)
     if isinstance(value, np.ndarray) and value.dtype == object:
         return value.flat
     return ()
 
 
 def parts_of(model: nn.Module) -> set[int]:
-    """The identities of modules, tensors, containers and objects that a model holds, but for what functions hold."""
+    """The identities of modules, tensors, containers and objects that a model holds, but for what functions hold.
+
+    What partial functions and bound methods hold is among them: their copies have copies of it.
+    """
     found = reachable([model], through_functions=False)
     return {id(v) for v in found if not isinstance(v, FunctionType | tuple) and not _is_shared(v)}
 
 
 def _is_shared(value: Any) -> bool:
-    return isinstance(value, MethodType | functools.partial | weakref.ref) or not (
+    return isinstance(value, MethodType | BuiltinMethodType | functools.partial | weakref.ref) or not (
         isinstance(value, Tensor | dict | list | set | deque) or attribute_table(value) is not None
     )
 

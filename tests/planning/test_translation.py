@@ -165,6 +165,48 @@ def test_a_program_that_is_another_one_each_time_is_refused() -> None:
         graphprune.trace(Counting().eval(), torch.randn(4, 5)).plan(0.5)
 
 
+class MakesOnce(nn.Module):
+    """Makes a table for as many steps as there are, where it has none or a shorter one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.table: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None or self.table.shape[0] < x.shape[1]:
+            self.table = torch.ones(x.shape[1], 1)
+        y: Tensor = self.leave(self.enter(x) * self.table[: x.shape[1]])
+        return y
+
+
+class CountsRuns(nn.Module):
+    """Its first run is another one than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        y = self.enter(x)
+        z: Tensor = self.leave(y.relu() if self.runs == 1 else y)
+        return z
+
+
+@pytest.mark.parametrize("kind", [MakesOnce, CountsRuns])
+def test_a_model_that_has_run_since_it_was_traced(kind: type[nn.Module]) -> None:
+    model, x = kind().eval(), torch.randn(2, 6, 5)
+    graph = graphprune.trace(model, x)
+    assert graph.plan(0.5).choices
+    model(x)
+    with pytest.raises(graphprune.PlanError, match=r"^model: it has run, or was changed, since it was traced") as e:
+        graph.plan(0.5)
+    assert "trace the model again" in e.value.do
+    assert graphprune.trace(model, x).plan(0.5).choices
+
+
 def test_a_model_of_another_type_than_when_it_was_traced() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)).eval()
     graph = graphprune.trace(model, torch.randn(1, 3, 8, 8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -74,6 +74,85 @@ def test_a_model_that_has_run_is_pruned_like_one_that_has_not(between: Callable[
     assert slim.first.out_features == 4
     assert graphprune.verify(net, slim, hot, x).passed
     assert net.tables == before and type(net.tables) is dict
+
+
+KEPT: dict[Any, Tensor] = {}
+
+
+class Store:
+    """Keeps tables in its class, in an instance, and in a dictionary of several."""
+
+    known: ClassVar[dict[Any, Tensor]] = {}
+    several: ClassVar[dict[str, dict[Any, Tensor]]] = {"waves": {}}
+
+    def __init__(self) -> None:
+        self.own: dict[Any, Tensor] = {}
+
+
+STORE = Store()
+
+
+def in_closure() -> Callable[[], dict[Any, Tensor]]:
+    known: dict[Any, Tensor] = {}
+    return lambda: known
+
+
+closure = in_closure()
+OUTSIDE: dict[str, Callable[[], dict[Any, Tensor]]] = {
+    "global": lambda: KEPT,
+    "class": lambda: Store.known,
+    "object": lambda: STORE.own,
+    "dictionary": lambda: Store.several["waves"],
+    "closure": lambda: closure(),
+}
+
+
+def twos(x: Tensor, table: dict[Any, Tensor]) -> Tensor:
+    width = x.shape[-1]
+    if width not in table:
+        table[width] = torch.full((width,), 2.0)
+    return x * table[width]
+
+
+def rows(x: Tensor, table: dict[Any, Tensor]) -> Tensor:
+    """Worked out in the default type, which is another one while models are compared."""
+    if table.get(len(x)) is None:
+        table[len(x)] = torch.arange(len(x)).div(3).sin()[:, None]
+    return x + table[len(x)]
+
+
+@pytest.mark.parametrize(("keep", "key"), [(twos, 8), (rows, 2)])
+@pytest.mark.parametrize("where", OUTSIDE)
+def test_tables_outside_of_the_model_are_like_those_in_it(
+    where: str, keep: Callable[[Tensor, dict[Any, Tensor]], Tensor], key: int
+) -> None:
+    """A model that had run kept all of its channels, and no plan of it was verified."""
+    find = OUTSIDE[where]
+    find().clear()
+    net, x = Net(lambda net, x: keep(x, find())).eval(), torch.randn(2, 5)
+    cold = graphprune.trace(net, x).plan(0.5)
+    slim = cold.apply(net)
+    net(x)
+    before = find()
+    assert list(before) == [key]
+    assert graphprune.verify(net, slim, cold, x).passed
+    hot = graphprune.trace(net, x).plan(0.5)
+    assert hot.to_json() == cold.to_json()
+    assert graphprune.verify(net, hot.apply(net), hot, x).passed
+    assert find() is before and list(before) == [key] and type(before) is dict
+
+
+CHOSEN = {8: torch.full((8,), 2.0)}
+
+
+def chosen_outside(net: Net, x: Tensor) -> Tensor:
+    return x * CHOSEN[x.shape[-1]] if x.shape[-1] in CHOSEN else x
+
+
+def test_tables_outside_of_the_model_that_are_no_caches_are_read() -> None:
+    net, x = Net(chosen_outside), torch.randn(2, 5)
+    with pytest.raises(graphprune.PlanError, match=r"first.weight\[0\]: meets a constant tensor"):
+        graphprune.trace(net, x).plan(0.5)
 
 
 TABLES = {8: torch.full((8,), 2.0), 2: torch.full((1,), 3.0)}

@@ -206,6 +206,94 @@ def test_hooks_fill_the_dictionary_that_the_copy_reads(glob: bool, used: bool) -
     assert not torch.equal(slim(X), slim(OTHER))
 
 
+def keep(store: dict[str, Tensor], module: nn.Module, args: Any, output: Tensor) -> None:
+    store["a"] = output
+
+
+def keep_by_name(module: nn.Module, args: Any, output: Tensor, *, store: dict[str, Tensor]) -> None:
+    store["a"] = output
+
+
+class Keeping:
+    def __init__(self, store: dict[str, Tensor]) -> None:
+        self.store = store
+
+    def keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.store["a"] = output
+
+
+KEEPERS: dict[str, Callable[[dict[str, Tensor]], Callable[..., None]]] = {
+    "partial": lambda store: functools.partial(keep, store),
+    "keyword of a partial": lambda store: functools.partial(keep_by_name, store=store),
+    "bound method": lambda store: Keeping(store).keep,
+    "function": lambda store: lambda m, i, o: store.__setitem__("a", o),
+}
+
+
+class Read(nn.Module):
+    """Reads by way of a function what a hook keeps."""
+
+    def __init__(self, hook: Callable[..., None], read: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.read = nn.Linear(4, 32), nn.Linear(32, 3), read
+        self.a.register_forward_hook(hook)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.a(x).relu() + self.read())
+        return out
+
+
+class ReadByName(Read):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.a(x).relu() + seen())
+        return out
+
+
+def seen() -> Tensor:
+    return SEEN["a"]
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("where", ["closure", "global", "global of forward"])
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_what_partials_and_methods_keep_is_what_functions_read(keeper: str, where: str, used: bool) -> None:
+    """The hook of the slim model filled a copy, and the function read what the user's model had left, if anything."""
+    SEEN.clear()
+    store: dict[str, Tensor] = {} if where == "closure" else SEEN
+    read: Callable[[], Tensor] = (lambda: store["a"]) if where == "closure" else seen
+    model = (ReadByName if where == "global of forward" else Read)(KEEPERS[keeper](store), read).eval()
+    wanted = model(OTHER)
+    store.clear()
+    if used:
+        model(X)
+    assert torch.equal(graphprune.prune_model(model, 0.0, X)(OTHER), wanted)
+    assert graphprune.prune_model(model, 0.5, X)(OTHER).shape == (2, 3)
+
+
+def test_what_a_method_of_a_list_fills_is_what_functions_read() -> None:
+    rows: list[Tensor] = []
+    model: Any = Read(lambda module, args, output: None, lambda: rows[-1])
+    model.push = rows.append
+    model.a.register_forward_hook(lambda module, args, output: model.push(output))
+    assert slim_of(model.eval()).a.out_features < 32 and not rows
+
+
+class Listed(Net):
+    """Has a list of sizes that its file has too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(SIZES) == 1
+        out: Tensor = self.b(torch.relu(self.a(x)).view(-1, self.sizes[0]))
+        return out
+
+
+SIZES = [32]
+
+
+def test_global_sizes_that_a_model_holds_are_its_own() -> None:
+    assert slim_of(Listed(sizes=SIZES)).sizes != [32] and SIZES == [32]
+
+
 def test_tracing_leaves_what_closures_write_to_alone() -> None:
     found: dict[str, Tensor] = {}
     count = 0

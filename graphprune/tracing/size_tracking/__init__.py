@@ -2,7 +2,7 @@
 
 In reading order: ``watching`` (the context), ``watcher`` (the mode that sees every function), ``table`` (which function
 takes sizes how), then the handlers: ``reading``, ``shapes``, ``parts``, ``numbers`` and ``caches``; and
-``whole_numbers`` (what ``int(size)`` and ``type(size)`` give meanwhile).
+``whole_numbers`` (what ``int(size)`` and ``type(size)`` give meanwhile), with ``name_uses`` (in which files).
 
 Words: docs/glossary.md.
 """

@@ -1,30 +1,33 @@
 """``int(size)`` and ``int(size / 2)`` in the files of a model are sizes, and ``type(size)`` is ``int``.
 
 Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
-type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it
-and ask ``isinstance``: an argument such as ``dtype=int`` wants the type itself. So does the name ``type``, which tells
-of a size what it is in the program.
+type in the files of its classes and of the functions that ``forward`` reaches by a name, or that modules hold, where
+these do no more than call it and ask ``isinstance`` (``name_uses``). So does the name ``type``, which tells of a size
+what it is in the program.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
 from itertools import filterfalse
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from graphprune.tracing.may_write import function_of, is_own
+import numpy as np
+
+from graphprune.tracing.may_write import function_of, functions_held, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
+from graphprune.tracing.size_places import attributes_held
+from graphprune.tracing.size_tracking.name_uses import uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
+from graphprune.utils.held import hook_tables
+from graphprune.utils.modules import Modules
 
 
 class _AnyInteger(type):
@@ -39,6 +42,8 @@ class _AnyInteger(type):
 
 class _Whole(int, metaclass=_AnyInteger):
     """``int``, but for sizes."""
+
+    dtype = np.dtype(int)  # what numpy takes it for, should it be given this one
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         given = args[0] if len(args) == 1 and not kwargs else None
@@ -73,45 +78,70 @@ class _Type(metaclass=_AnyType):
 
 
 @contextmanager
-def whole_numbers(kinds: Iterable[type]) -> Iterator[None]:
+def whole_numbers(kinds: Iterable[type], holders: Modules = ()) -> Iterator[None]:
     """Within, sizes that the files of these classes and their helpers make integers stay sizes, and have their type.
 
     Args:
         kinds: the classes of a model's modules.
+        holders: those of its modules that may hold functions or objects.
     """
-    found = [_files(kind) for kind in set(kinds)]
-    names = {name for files in found for name in (*files.integers, *files.types) if name in sys.modules}
-    types = frozenset[str]().union(*(files.types for files in found))
+    found = [_users(kind) for kind in set(kinds)]
+    names = frozenset[str]().union(*(users.names for users in found))
+    found += _users_held(holders, names)
+    run = names.union(*(users.names for users in found))
     with ExitStack() as stack:
-        for name in names:
-            module = sys.modules[name]
-            if only_called(module):
-                stack.enter_context(patched(module, int=_Whole))
-            if name in types and only_called(module, "type"):
-                stack.enter_context(patched(module, type=_Type))
+        for name, another in (("int", _Whole), ("type", _Type)):
+            files = {file for users in found for file in getattr(users, f"of_{name}") if file in sys.modules}
+            for module in map(sys.modules.__getitem__, files):
+                if only_called(module, name, run):
+                    stack.enter_context(patched(module, **{name: another}))
         yield
 
 
-class _Files(NamedTuple):
-    """The names of modules: of that which defines a class, and of those whose functions ``forward`` reaches and that
-    use ``int``; and of those that use ``type``."""
+class _Users(NamedTuple):
+    """Functions that ``forward`` reaches.
 
-    integers: frozenset[str]
-    types: frozenset[str]
+    Attributes:
+        of_int: the names of the modules whose functions use ``int``, and of that which defines a class.
+        of_type: of those whose functions use ``type``.
+        names: what the functions are called, and mention.
+    """
+
+    of_int: frozenset[str]
+    of_type: frozenset[str]
+    names: frozenset[str]
+
+    @staticmethod
+    def among(functions: Iterable[FunctionType]) -> _Users:
+        """Which of some functions use the names."""
+        named = [(str(f.__module__), _names(f.__code__) | {_defined_in(f)}) for f in functions]
+        users = (frozenset(file for file, names in named if name in names) for name in ("int", "type"))
+        of_int, of_type = (frozenset(filterfalse(is_own, files)) for files in users)
+        return _Users(of_int, of_type, frozenset[str]().union(*(names for _, names in named)))
 
 
-_known: WeakKeyDictionary[type, _Files] = WeakKeyDictionary()
+def _defined_in(function: FunctionType) -> str:
+    """The name of a function, or of the outermost one around it."""
+    return function.__qualname__.partition(".<locals>")[0].rpartition(".")[2]
 
 
-def _files(kind: type) -> _Files:
-    """Where a class and what its ``forward`` reaches use these names."""
+_known: WeakKeyDictionary[type, _Users] = WeakKeyDictionary()
+
+
+def _users(kind: type) -> _Users:
+    """What ``forward`` of a class reaches."""
     if kind not in _known:
-        named = [(str(f.__module__), _names(f.__code__)) for f in _reached(kind)]
-        users = (frozenset(module for module, names in named if name in names) for name in ("int", "type"))
-        integers, types = (frozenset(filterfalse(is_own, modules)) for modules in users)
+        found = _Users.among(_reached(kind))
         own = () if is_own(kind.__module__) else (kind.__module__,)
-        _known[kind] = _Files(integers.union(own), types)
+        _known[kind] = found._replace(of_int=found.of_int.union(own))
     return _known[kind]
+
+
+def _users_held(holders: Modules, names: Iterable[str]) -> list[_Users]:
+    """The functions in what modules hold, attributes and hooks, where ``forward`` uses these names."""
+    hooks = (vars(m)[name] for _, m in holders for name in hook_tables(tuple(vars(m))))
+    held = [value for _, module in holders for value in attributes_held(module).values()]
+    return [_Users.among(functions_held([*held, *filter(None, hooks)], names))]
 
 
 def _reached(kind: type) -> Iterator[FunctionType]:
@@ -135,55 +165,39 @@ def _looked_up(function: FunctionType) -> Iterator[Any]:
 
 
 def _names(code: CodeType) -> frozenset[str]:
-    """The names that a piece of code and the functions within it look up."""
+    """The names that a piece of code and the functions within it look up, also those that are given as text."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return frozenset(code.co_names).union(*inner)
+    text = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
+    return frozenset((*code.co_names, *text)).union(*inner)
 
 
-def only_called(module: ModuleType, name: str = "int") -> bool:
+def only_called(module: ModuleType, name: str = "int", run: Iterable[str] | None = None) -> bool:
     """Do functions of a file use the name, ``int`` or ``type``, and only to call it, to ask ``isinstance``, and in
-    annotations? What the file itself does with it was done when it was imported."""
+    annotations? What the file itself does with it was done when it was imported.
+
+    Args:
+        module: the file.
+        name: the name.
+        run: the names of the functions that may run, and that they mention: others do not count. None: all count, as
+            do all functions of a notebook.
+    """
     try:
-        return name not in vars(module) and _only_called_in(_source(module, name), name)
+        known = run if _has_file(module) else None
+        return name not in vars(module) and uses_of_name(_source(module, name), name).allow_another(known)
     except (OSError, TypeError):  # the file is gone, or what was typed in is
         return False
 
 
+def _has_file(module: ModuleType) -> bool:
+    return getattr(module, "__file__", None) is not None
+
+
 def _source(module: ModuleType, name: str) -> str:
     """The text of a file, or of the functions and methods of a notebook that use a name."""
-    if getattr(module, "__file__", None) is not None:
+    if _has_file(module):
         return inspect.getsource(module)
     defined = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
     own = [value for value in defined if value.__module__ == module.__name__]
     members = (v for kind in own if isinstance(kind, type) for v in vars(kind).values())
     functions = {f for value in (*own, *members) if (f := function_of(value)) and name in _names(f.__code__)}
     return "\n".join(sorted(textwrap.dedent(inspect.getsource(function)) for function in functions))
-
-
-@lru_cache(maxsize=1 << 8)
-def _only_called_in(source: str, name: str) -> bool:
-    """:func:`only_called` of a file's text."""
-    if re.search(rf"\b{name}\(|\({name},", source) is None:
-        return False
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # the file was changed since
-        return False
-    run = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
-    bodies = [line for node in run for line in (node.body if isinstance(node.body, list) else [node.body])]
-    inner = {id(node): node for line in bodies for node in ast.walk(line)}
-    found = {key for key, node in inner.items() if isinstance(node, ast.Name) and node.id == name}
-    return bool(found) and found <= {id(node) for one in inner.values() for node in _allowed(one)}
-
-
-def _allowed(node: ast.AST) -> Iterator[ast.AST]:
-    """The names in places where another type may stand, as in ``add_argument("--epochs", type=int)``."""
-    if isinstance(node, ast.Call):
-        yield node.func
-        yield from (given.value for given in node.keywords if given.arg == "type")
-        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
-            yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
-    elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
-        yield from ast.walk(node.annotation)
-    elif isinstance(node, ast.FunctionDef) and node.returns is not None:
-        yield from ast.walk(node.returns)
