@@ -17,6 +17,7 @@ from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.running import Outputs
+from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import output_tensors
 
@@ -34,7 +35,7 @@ def compared_outputs(output: Any) -> list[Tensor]:
 def _numbers_of(output: Any) -> list[Tensor]:
     """What is compared of an output: where it has no floating-point number, complex ones, integers, truth values."""
     found = compared_outputs(output) or [t for t in output_tensors(output) if t.numel()]
-    return [torch.view_as_real(t) if t.is_complex() else t for t in found]
+    return [real_parts(t) for t in found]
 
 
 @torch.no_grad()
