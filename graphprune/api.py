@@ -148,7 +148,7 @@ class ChannelGraph(Printed, Analysis):
         attributes. JSON is networkx's node-link format.
 
         Raises:
-            InputError: the path has another suffix.
+            InputError: the path has another suffix, or there is a file that this method did not write.
         """
         write_couplings(self, path)
 

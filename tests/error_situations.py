@@ -1027,6 +1027,15 @@ add(
 )
 add(
     EXPORT,
+    "A file over one of something else",
+    'graphprune.export_onnx(slim, "weights.pt", x)',
+    InputError,
+    "a file of something else",
+    "another path",
+    "weights.pt",
+)
+add(
+    EXPORT,
     "The package of GGUF is not installed",
     'graphprune.export_gguf(slim, "slim.gguf", "tokenizer")',
     MissingPackageError,

@@ -26,6 +26,7 @@ from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids, distinct_columns
+from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, is_random
 from graphprune.utils.tree import map_tensors, tensors_of
@@ -240,7 +241,7 @@ class Observer(DispatchMode):
     def _consumer(self, owners: Owners, weight: Tensor, intercept: bool, table: AxisTable) -> ConsumerStatistics:
         unit, place = self._owned(owners, table)
         weight = weight.detach()
-        parts = (torch.view_as_real(weight.resolve_conj()).flatten(-2) if weight.is_complex() else weight).double()
+        parts = real_parts(weight).flatten(2).double()
         return ConsumerStatistics(
             tuple(sorted(set().union(*(table.names(ids) for ids in owners.contracted)))),
             unit,

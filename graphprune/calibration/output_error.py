@@ -17,8 +17,9 @@ from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.running import Outputs
+from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.random_state import random_numbers_of
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import dense_outputs
 
 OutputTensors = list[list[Tensor]]
 """By batch and place in the output, tensors of floating-point numbers."""
@@ -27,14 +28,14 @@ OutputTensors = list[list[Tensor]]
 def compared_outputs(output: Any) -> list[Tensor]:
     """The tensors of floating-point numbers in a model's output, in order; of one with ``logits``, these alone."""
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    tensors: Iterator[Tensor] = iter([logits]) if isinstance(logits, Tensor) else output_tensors(output)
+    tensors: Iterator[Tensor] = iter([logits]) if isinstance(logits, Tensor) else dense_outputs(output)
     return [t for t in tensors if t.is_floating_point() and t.numel()]
 
 
 def _numbers_of(output: Any) -> list[Tensor]:
     """What is compared of an output: where it has no floating-point number, complex ones, integers, truth values."""
-    found = compared_outputs(output) or [t for t in output_tensors(output) if t.numel()]
-    return [torch.view_as_real(t) if t.is_complex() else t for t in found]
+    found = compared_outputs(output) or [t for t in dense_outputs(output) if t.numel()]
+    return [real_parts(t) for t in found]
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 from graphprune.errors import BatchedSamplesWarning
 from graphprune.tracing.inputs import describe
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import as_dense, map_tensors, tensors_of
 
 LossOfCall = Callable[[int, Any], tuple[Any, Tensor]]
 """``(number, call) -> (output, loss)`` of a batch, given as (positional arguments, keyword arguments, target)."""
@@ -180,7 +180,7 @@ def _place(axes: SampleAxes) -> str:
 
 def _is_part(own: Any, whole: Any, index: int, count: int) -> bool:
     """Whether the output of a sample alone is that of the sample in its batch; scalars are not compared."""
-    pairs = list(zip(tensors_of(own), tensors_of(whole), strict=False))
+    pairs = list(zip(map(as_dense, tensors_of(own)), map(as_dense, tensors_of(whole)), strict=False))
     return all(is_part(a, b, index, 1, count) for a, b in pairs if a.ndim and b.ndim and a.is_floating_point())
 
 

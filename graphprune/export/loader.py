@@ -34,7 +34,7 @@ from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import dense_outputs
 
 WEIGHTS_FILE = "{name}.safetensors"
 
@@ -247,7 +247,7 @@ def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> No
         with evaluating(model), runs_forgotten(model), random_numbers_kept(), torch.no_grad():
             torch.manual_seed(0)
             try:
-                results.append([t.detach() for t in output_tensors(call.run_afresh(model))])
+                results.append([t.detach() for t in dense_outputs(call.run_afresh(model))])
             except Exception as error:
                 raise call_failure(model, call, error) from error
     if not all(map(same_values, *results)) or len(results[0]) != len(results[1]):

@@ -24,7 +24,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
-from graphprune.utils.files import check_file_path, make_folder, temporary_folder, writing
+from graphprune.utils.files import check_file_path, check_own_file, make_folder, temporary_folder, writing
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
@@ -35,6 +35,10 @@ Axes = tuple[int | str, ...]
 
 
 _LARGE = 1_800_000_000  # bytes; a protobuf file cannot hold 2 GB
+
+
+_WRITTEN_BY = "Written by graphprune.export_onnx"
+"""The description in a file, which stands before the graph."""
 
 
 _BATCHES = (1, 3)
@@ -103,7 +107,8 @@ def export_onnx(
 
     Args:
         slim: any model that ``torch.export`` can export.
-        path: the file, replaced whole or not at all; its folder is created where missing.
+        path: the file. One that this function wrote before is replaced, whole or not at all, another is not; its
+            folder is created where missing.
         example_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a
             :class:`graphprune.MethodCall`.
         dynamic: the dimensions whose sizes stay open: ``(0,)`` of all inputs, or by name, as in
@@ -116,7 +121,8 @@ def export_onnx(
         check: compare with ONNX Runtime.
 
     Raises:
-        InputError: the model cannot be exported with these dimensions open; the message says what torch found.
+        InputError: the model cannot be exported with these dimensions open; the message says what torch found. Or there
+            is a file that this function did not write.
         VerificationError: ONNX Runtime computes something else from the file.
         ImportError: the packages ``onnx`` and ``onnxscript`` are missing.
     """
@@ -130,6 +136,7 @@ def export_onnx(
         check_count("opset", opset, 1, "a version of ONNX's operators")
     require_values("slim", named_tensors(slim), "write")
     file = check_file_path("path", path, "model.onnx")
+    check_own_file("path", file, _WRITTEN_BY, "ONNX file")
     _check_packages()
     call = _single_call(example_inputs)
     example = with_dynamic_axes(_input_tensors(slim, call), dynamic)
@@ -255,6 +262,7 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
     assert converted is not None
     _check_opset(converted.model, opset)
     _name_axes(converted, example)
+    converted.model.doc_string = _WRITTEN_BY
     return converted.model
 
 

@@ -85,14 +85,15 @@ class RemovedValues:
             return NO_GROUP
         if not node.all_input_nodes or node.target is aten.new_zeros.default:
             return own
-        read = NO_GROUP.union(*map(self._labels, node.all_input_nodes))
-        filled = read.difference(*(self._labels(x) - self._zeros[x] for x in node.all_input_nodes))
+        sources = _sources(node)
+        read = NO_GROUP.union(*map(self._labels, sources))
+        filled = read.difference(*(self._labels(x) - self._zeros[x] for x in sources))
         added = own - read if has_trait(node.target, Trait.ADDS_ZEROS) else NO_GROUP
-        return (own & filled - self._spread(node)) | added
+        return (own & filled - self._spread(node, sources)) | added
 
-    def _spread(self, node: fx.Node) -> Groups:
+    def _spread(self, node: fx.Node, sources: Sequence[fx.Node]) -> Groups:
         """The groups along a dimension that a call has added, as expanding does: there all entries are repeated."""
-        before = [self._times(x) for x in node.all_input_nodes]
+        before = [self._times(x) for x in sources]
         return frozenset(g for g, times in self._times(node).items() if times > max(count[g] for count in before))
 
     def _times(self, node: fx.Node) -> Counter[int]:
@@ -190,6 +191,11 @@ class RemovedValues:
 def _values(node: fx.Node) -> Iterable[Any]:
     yield from node.args
     yield from node.kwargs.values()
+
+
+def _sources(node: fx.Node) -> Sequence[fx.Node]:
+    """The tensors whose entries the result has: of a lookup the table, since the entry at place 0 need not be zero."""
+    return node.all_input_nodes[:1] if has_trait(node.target, Trait.LOOKS_UP) else node.all_input_nodes
 
 
 def _is_zero(tensor: Tensor) -> bool:

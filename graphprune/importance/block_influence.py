@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from graphprune.calibration.statistics import Statistics
 from graphprune.graph.blocks import Block
+from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.tree import tensors_of
 
 
@@ -49,10 +50,10 @@ def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics 
 
 def _rows(x: Tensor) -> Tensor:
     """The vectors of positions, or of samples. [rows, n]"""
-    x = x if x.dtype == torch.float64 else x.float()
-    return x.flatten(0, 1) if x.ndim == 3 else x.flatten(1)
+    rows = real_parts(x.flatten(0, 1) if x.ndim == 3 else x.flatten(1)).flatten(1)
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _mean_square(module: nn.Module) -> float:
-    total = sum(float(p.detach().square().sum()) for p in module.parameters())
+    total = sum(float(real_parts(p.detach()).square().sum()) for p in module.parameters())
     return total / max(sum(p.numel() for p in module.parameters()), 1)

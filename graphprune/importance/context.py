@@ -148,7 +148,7 @@ class Context:
             scores = entry_scores(name, tensor.detach())
             if scores is None:
                 return None
-            if not isinstance(scores, Tensor) or scores.shape != tensor.shape:
+            if not isinstance(scores, Tensor) or scores.shape != tensor.shape or scores.is_complex():
                 raise _no_entry_scores(name, scores, tensor)
             return axis_sums(scores, dims)
 
@@ -236,7 +236,7 @@ def _no_entry_scores(name: str, scores: object, tensor: Tensor) -> InputError:
         f"entry_scores: for {name} of shape {list(tensor.shape)} it returned {shown(scores)}",
         where=name,
         found=found_value(scores),
-        needed=f"a tensor of shape {list(tensor.shape)}, one score for each entry, or None",
+        needed=f"a tensor of shape {list(tensor.shape)}, one real score for each entry, or None",
         do="do not sum the scores of a parameter: context.saliency does that for each unit",
     )
 

@@ -14,6 +14,7 @@ from graphprune.graph.groups import Group, Units
 from graphprune.importance.combining import reduce_parts
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Scores
+from graphprune.utils.complex_numbers import real_parts
 
 AxisSums = Callable[[str, Tensor, Sequence[int]], "list[Scores] | None"]
 """``(name, parameter, dims)`` -> for each of ``dims`` the sums over all other dimensions; None: not counted."""
@@ -136,8 +137,7 @@ class ParameterEntries:
             [units, entries]
         """
         entry = torch.from_numpy(self._indexes(group, self._axes[axis.parameter][axis.dim]))
-        tensor = self.tensors[axis.parameter].detach()
-        tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.unsqueeze(-1)
+        tensor = real_parts(self.tensors[axis.parameter].detach()).unsqueeze(-1)
         tensor = tensor.movedim(axis.dim, 0).flatten(1)
         entry = entry.to(tensor.device)
         return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)

@@ -2,6 +2,7 @@
 
 ``graph.nx`` has attributes that no file format holds (pairs, None). What is written has text and whole numbers only:
 
+- the graph: ``model``, the name of its class, and ``generator`` (in DOT a comment);
 - nodes: ``kind``, ``size``; of parameter axes ``parameter``, ``dim``, ``groups`` and ``role``; ``frozen``, the reason;
 - edges: ``op``, ``node_index``, and ``file``, ``line`` and ``code`` where the line of the program is known.
 """
@@ -21,14 +22,17 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.frozen import frozen_axes
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.sizes import Line
-from graphprune.utils.files import check_file_path, make_folder, replace_file
+from graphprune.utils.files import check_file_path, check_own_file, make_folder, replace_file
 
 _Attributes = dict[str, str | int]
+
+_GENERATOR = "graphprune: couplings"
+"""What every file says, so that an older one may be replaced."""
 
 
 def plain_couplings(graph: Analysis) -> nx.MultiGraph:
     """``graph.nx`` with attributes that every format of networkx can write."""
-    plain = nx.MultiGraph(model=type(graph.model).__name__)
+    plain = nx.MultiGraph(generator=_GENERATOR, model=type(graph.model).__name__)
     groups = {axis: [g for g in graph.groups if axis in g.axes] for axis in graph.nx.nodes}
     frozen = {one.axis: one.reason for one in frozen_axes(graph)}
     for name, data in graph.nx.nodes(data=True):
@@ -57,7 +61,7 @@ def write_couplings(graph: Analysis, path: object) -> None:
     """Write the coupling graph in the format that the suffix of a path names.
 
     Raises:
-        InputError: the path has another suffix, or is that of a folder.
+        InputError: the path has another suffix, or there is a folder or another file.
     """
     file = check_file_path("path", path, "couplings.json")
     write = _WRITERS.get(file.suffix.lower())
@@ -69,6 +73,7 @@ def write_couplings(graph: Analysis, path: object) -> None:
             needed=f"one of {', '.join(_WRITERS)}",
             do=f"pass {str(file.with_suffix(next(iter(_WRITERS))))!r}",
         )
+    check_own_file("path", file, _GENERATOR, "file of couplings")
     make_folder("path", file.parent)
     plain = plain_couplings(graph)
     replace_file(file, lambda temporary: write(plain, temporary))
@@ -89,7 +94,7 @@ def _write_json(plain: nx.MultiGraph, path: Path) -> None:
 
 def _write_dot(plain: nx.MultiGraph, path: Path) -> None:
     """The language of Graphviz, https://graphviz.org/doc/info/lang.html."""
-    lines = [f"graph {_quoted(plain.graph['model'])} {{"]
+    lines = [f"// {plain.graph['generator']}", f"graph {_quoted(plain.graph['model'])} {{"]
     lines += [f"  {_quoted(name)} [{_dot_attributes(data)}];" for name, data in plain.nodes(data=True)]
     ends = plain.edges(data=True)
     lines += [f"  {_quoted(a)} -- {_quoted(b)} [{_dot_attributes(data, data['op'])}];" for a, b, data in ends]

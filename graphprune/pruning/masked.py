@@ -48,7 +48,7 @@ from graphprune.utils.arrays import Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, is_random, returns_view, short_name
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import dense_outputs
 
 
 @dataclass(frozen=True)
@@ -430,4 +430,4 @@ def _run_and_record(
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
     found = analysis_of(model, trace, vocabulary=masks.channels.labeling.labels.vocabulary)
-    return list(output_tensors(results[: len(examples)])), found, same
+    return list(dense_outputs(results[: len(examples)])), found, same

@@ -37,7 +37,7 @@ from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors, uncompiled
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import dense_outputs
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,7 +138,7 @@ def run_slim(
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
         results = [_run(module, call, outputs) for call in calls]
-    return list(output_tensors(results))
+    return list(dense_outputs(results))
 
 
 def _run(module: nn.Module, call: MethodCall, outputs: Outputs | None) -> Any:

@@ -171,7 +171,7 @@ def linear(call: Call, x: LabeledTensor, weight: LabeledTensor, bias: LabeledTen
 @rule(
     aten.embedding.default,
     samples=[sample(t(7, 4), ints(2, 3, below=7)), sample(t(7, 4), ints(2, 3, below=7, labeled=[1]))],
-    traits=[Trait.KNOWS_INDEXES],
+    traits=[Trait.LOOKS_UP, Trait.KNOWS_INDEXES],
 )
 def embedding(call: Call, weight: LabeledTensor, indices: LabeledTensor, *_: Any) -> LabeledTensor:
     """A row for each number: numbers that channels made (``(y > 0).long()``) go with these."""

@@ -122,7 +122,7 @@ def scatter_value(
         sample(t(6, 4), 1, torch.tensor([[2, 1, 0]], device="cpu")),
         sample(t(5), 0, torch.zeros(2, 0, dtype=torch.int64, device="cpu")),
     ],
-    traits=[Trait.KNOWS_INDEXES],
+    traits=[Trait.LOOKS_UP, Trait.KNOWS_INDEXES],
 )
 def gather(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, **_: Any) -> LabeledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
@@ -189,7 +189,7 @@ def index_fill(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, val
 @rule(
     aten.index_select.default,
     samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0], device="cpu"))],
-    traits=[Trait.PICKS, Trait.KNOWS_INDEXES],
+    traits=[Trait.PICKS, Trait.LOOKS_UP, Trait.KNOWS_INDEXES],
 )
 def index_select(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -> LabeledTensor:
     followed = permuted(call, x, dim, index)
@@ -256,7 +256,7 @@ def counted_dims(x: LabeledTensor, index: Sequence[LabeledTensor | None]) -> tup
         sample(t(7, 4), [ints(2, 3, below=7, labeled=[1])]),
         sample(t(2, 7, 4), [None, ints(2, 3, below=7, labeled=[1])]),
     ],
-    traits=[Trait.KNOWS_INDEXES, Trait.TAKES_ROWS],
+    traits=[Trait.LOOKS_UP, Trait.KNOWS_INDEXES, Trait.TAKES_ROWS],
 )
 def index(call: Call, x: LabeledTensor, indices: Sequence[LabeledTensor | None]) -> LabeledTensor:
     """Dimensions that are indexed are fixed; the others keep their labels in their new place."""

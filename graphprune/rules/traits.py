@@ -55,6 +55,8 @@ class Trait(Enum):
     """The result has every entry of ``x`` once, at another place of the same dimension."""
     PICKS = auto()
     """The results have entries of ``x``: a part of them, or some of them several times."""
+    LOOKS_UP = auto()
+    """The result has entries of ``x`` at the places that integers, other arguments, count."""
     EXPANDS = auto()
     """Dimensions of size 1 are repeated up to the shape that is the second argument."""
     SHUFFLES = auto()

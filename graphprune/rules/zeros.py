@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -19,6 +19,8 @@ from graphprune.utils.global_state import changing_globals
 from graphprune.utils.tree import tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
+_WITH_ZERO = {kind: (0, *numbers) for kind, numbers in _PROBES.items()}
+"""For comparisons; other operations (divisions, powers) are undefined there, or have another number than around it."""
 _OF_MANY = {torch.ops.aten.fill_.Tensor: torch.ops.aten.copy_.default}
 """Operations that take one number, and those that do the same with a number for each entry."""
 _PLACES = ("device", "layout", "memory_format", "pin_memory", "non_blocking")
@@ -72,18 +74,20 @@ def _probed(
     kinds: tuple[torch.dtype, ...],
     zeros: tuple[bool, ...],
 ) -> bool:
-    rows = list(product(*((0,) if zero else _PROBES[kind] for kind, zero in zip(kinds, zeros, strict=True))))
-    columns = [
-        torch.tensor(column, device="cpu").to(kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)
-    ]
+    def tried(probes: Mapping[torch.dtype, Sequence[float]]) -> Any:
+        rows = list(product(*((0,) if zero else probes[kind] for kind, zero in zip(kinds, zeros, strict=True))))
+        columns = [torch.tensor(column, device="cpu") for column in zip(*rows, strict=True)]
 
-    def given(value: Any) -> Any:
-        if isinstance(value, _Operand):
-            return columns[value.number]
-        return [given(item) for item in value] if isinstance(value, tuple) else value
+        def given(value: Any) -> Any:
+            if isinstance(value, _Operand):
+                return columns[value.number].to(kinds[value.number])
+            return [given(item) for item in value] if isinstance(value, tuple) else value
 
-    op = _OF_MANY.get(op, op)
-    return _all_zero(op(*map(given, args), **{name: given(value) for name, value in kwargs}))
+        return _OF_MANY.get(op, op)(*map(given, args), **{name: given(value) for name, value in kwargs})
+
+    found = tried(_PROBES)
+    compares = isinstance(found, Tensor) and found.dtype == torch.bool
+    return _all_zero(found) and (not compares or _all_zero(tried(_WITH_ZERO)))
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,28 +22,53 @@ class Reach:
     Attributes:
         origins: the parameters and buffers that results, and what is written to buffers, are made from.
         mixing: how often the model's own code calls operations on data other than elementwise ones and random numbers.
+        joined: how often it calls elementwise ones on data with numbers, and with tensors that are made without data,
+            by these numbers and the shapes of these tensors. What dropout and stochastic depth multiply data with is in
+            its shape, or a number for each sample, and left out.
     """
 
     origins: frozenset[str]
     mixing: Counter[str]
+    joined: Counter[Hashable]
 
     @staticmethod
     def of(run: Replay, kinds: Mapping[str, type]) -> Reach:
         """The reach of a run of modules of these classes, by path."""
-        data: dict[Node, bool] = {}
-        holds: dict[Node, bool] = {}
+        facts: dict[Node, _Facts] = {}
         written: list[Node] = []
         mixing: Counter[str] = Counter()
+        joined: Counter[Hashable] = Counter()
         for node in run.calls:
             if node.op == "call_function":
-                known, given = _known_of(node.target), _inputs(node)
-                data[node] = not known.new and any(data.get(n, _has_data(n)) for n in given)
-                holds[node] = known.aliases and bool(given) and holds.get(given[0], "tensor" in given[0].meta)
-                if known.writes and holds[node]:
+                known = _known_of(node.target)
+                given = {n: facts.get(n) or _facts_before(n) for n in _inputs(node)}
+                facts[node] = own = _facts_after(known, given)
+                if known.writes and own.holds:
                     written.append(node)
-                if data[node] and not known.elementwise and _is_own(kinds, node):
-                    mixing[known.name] += 1
-        return Reach(_origins([*run.outputs, *written]), mixing)
+                if own.data and _is_own(kinds, node):
+                    if not known.elementwise:
+                        mixing[known.name] += 1
+                    elif others := _others(node, known, given):
+                        joined[known.name, others] += 1
+        return Reach(_origins([*run.outputs, *written]), mixing, joined)
+
+
+class _Facts(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        data: it is made from values of inputs, parameters or buffers.
+        fed: it is made from values of inputs.
+        holds: it is the memory of a parameter or buffer.
+        alike: it is made without data, in the shape of another tensor.
+        random: it is made without data, from random numbers.
+    """
+
+    data: bool
+    fed: bool = False
+    holds: bool = False
+    alike: bool = False
+    random: bool = False
 
 
 class _Known(NamedTuple):
@@ -54,6 +79,8 @@ class _Known(NamedTuple):
     aliases: bool = False
     writes: bool = False
     elementwise: bool = False
+    random: bool = False
+    item: bool = False
 
 
 _NEW = ("arange", "empty", "full", "new_", "ones", "rand", "zeros")
@@ -65,18 +92,52 @@ def _known_of(target: Any) -> _Known:
     name = getattr(target, "__name__", str(target))
     schema = getattr(target, "_schema", None)
     if schema is None:
-        return _Known(name, elementwise=True)  # an item of several results
+        return _Known(name, elementwise=True, item=True)  # one of several results
     aliases = bool(schema.arguments and schema.arguments[0].alias_info)
-    elementwise = torch.Tag.pointwise in target.tags or torch.Tag.nondeterministic_seeded in target.tags
-    return _Known(name, name.startswith(_NEW), aliases, schema.is_mutable, elementwise)
+    random = torch.Tag.nondeterministic_seeded in target.tags
+    elementwise = random or torch.Tag.pointwise in target.tags
+    return _Known(name, name.startswith(_NEW), aliases, schema.is_mutable, elementwise, random)
+
+
+def _facts_before(node: Node) -> _Facts:
+    """Of what no call of the run made."""
+    fed, held = node.op == "placeholder", "tensor" in node.meta
+    return _Facts(fed or held, fed, held)
+
+
+def _facts_after(known: _Known, given: Mapping[Node, _Facts]) -> _Facts:
+    """Of the result of a call."""
+    first = next(iter(given.values()), None)
+    holds = known.aliases and first is not None and first.holds
+    if not known.new and any(one.data for one in given.values()):
+        return _Facts(True, any(one.fed for one in given.values()), holds)
+    alike = known.new and "_like" in known.name
+    if not known.new and any(one.alike for one in given.values()):
+        alike = all(one.alike or _is_single(node) for node, one in given.items())
+    return _Facts(False, False, holds, alike, known.random or any(one.random for one in given.values()))
+
+
+def _is_single(node: Node) -> bool:
+    shape = node.meta.get("shape")
+    return shape is not None and shape.numel() == 1
+
+
+def _others(node: Node, known: _Known, given: Mapping[Node, _Facts]) -> tuple[Hashable, ...]:
+    """The numbers that an elementwise call joins data with, and the shapes of tensors that are made without data."""
+    numbers = [] if known.random or known.item else [*node.args, *node.kwargs.values()]
+    found: list[Hashable] = [float(x) for x in numbers if isinstance(x, int | float) and not isinstance(x, bool)]
+    fed = any(one.fed for one in given.values())
+    for n, one in given.items():
+        if not one.data and not one.alike:
+            shape = (1,) * (len(node.meta["shape"]) - len(n.meta["shape"])) + tuple(n.meta["shape"])
+            rest = shape[1:] if fed else shape
+            if not one.random or any(size != 1 for size in rest):
+                found.append(rest)
+    return tuple(found)
 
 
 def _inputs(node: Node) -> list[Any]:
     return node.all_input_nodes if isinstance(node, fx.Node) else operands((*node.args, *node.kwargs.values()))
-
-
-def _has_data(node: Node) -> bool:
-    return node.op == "placeholder" or "tensor" in node.meta
 
 
 def _is_own(kinds: Mapping[str, type], node: Node) -> bool:

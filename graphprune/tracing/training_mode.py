@@ -136,10 +136,11 @@ def _differs(recorder: Recorder, evaluated: Replay, trained: Replay, times: int)
 
 
 def _reaches_more(recorder: Recorder, evaluated: Replay, trained: Replay, shaped: set[str]) -> bool:
-    """Are results made from other ``shaped`` tensors in training, or is data moved or mixed that else is not?"""
+    """Are results made from other ``shaped`` tensors in training, or is more data moved, mixed or joined?"""
     kinds = {path: type(m) for path, m in named_modules(recorder.model_copy.module)}
     before, after = Reach.of(evaluated, kinds), Reach.of(trained, kinds)
-    return bool((after.origins - before.origins) & shaped or after.mixing - before.mixing)
+    more = after.mixing - before.mixing or after.joined - before.joined
+    return bool((after.origins - before.origins) & shaped or more)
 
 
 @contextmanager

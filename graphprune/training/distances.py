@@ -16,6 +16,7 @@ from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.divergence import DivergenceSums, sums_of
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind, kinds_of, pieces
 from graphprune.errors import InputError
+from graphprune.utils.complex_numbers import real_parts
 
 LOGITS = "scores of yes or no"
 """What only targets tell from values: each is the logit of a probability by itself."""
@@ -176,7 +177,7 @@ def _sample_of(outputs: Tensor) -> Tensor:
 
 def _real(outputs: Tensor) -> Tensor:
     """As numbers of float32."""
-    return (torch.view_as_real(outputs) if outputs.is_complex() else outputs).float()
+    return real_parts(outputs).float()
 
 
 def _logarithms(probabilities: Tensor) -> Tensor:

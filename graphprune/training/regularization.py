@@ -23,6 +23,7 @@ from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import Plan
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_count, check_positive, check_type, found_value
+from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables, uncompiled, within
 
@@ -85,7 +86,7 @@ class GroupLasso:
     def _squares(self) -> Tensor:
         """Sums of squares over the entries of each unit. [units]"""
         squares = {
-            name: _at_least_float(tensor).square()
+            name: _squared(tensor)
             for name, tensor in _parameters(self.model, dict.fromkeys(p.name for p in self._places), self._shapes)
         }
         total = torch.zeros(self._count, device=next(iter(squares.values())).device)
@@ -197,7 +198,7 @@ class GrowingRegularization:
     def __call__(self) -> Tensor:
         """The penalty, a differentiable number."""
         found = _parameters(self.model, self._removed, self.plan.shapes)
-        parts = [_gone(_at_least_float(tensor).square(), self._removed[name]) for name, tensor in found]
+        parts = [_gone(_squared(tensor), self._removed[name]) for name, tensor in found]
         total = sum((part.to(parts[0].device) for part in parts[1:]), parts[0])
         return 0.5 * self.strength * total
 
@@ -268,6 +269,8 @@ def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
     return chosen
 
 
-def _at_least_float(tensor: Tensor) -> Tensor:
-    """Sums of squares overflow or vanish in half precision."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+def _squared(tensor: Tensor) -> Tensor:
+    """The squares of entries, of complex ones those of moduli; sums of them overflow or vanish in half precision."""
+    parts = real_parts(tensor)
+    squares = (parts if parts.dtype in (torch.float32, torch.float64) else parts.float()).square()
+    return squares.sum(-1) if tensor.is_complex() else squares

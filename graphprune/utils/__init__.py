@@ -6,8 +6,8 @@ hold); ``global_state``, ``collector``, ``random_state`` and ``mode_flags`` (wha
 ``switches`` with ``kept_values`` (how models run); ``files``, ``folders`` with ``folder_locks``, ``direct_file``,
 ``tensor_files``, ``pickled_files`` and ``typed_json``; ``checks``, ``model_checks``, ``model_tensors`` and
 ``torch_modes`` (of arguments), ``callers`` (whose line a warning names); ``devices``, ``dispatched`` and ``storages``
-(where weights lie), ``equality`` (of values), ``prune_masks`` (those of torch); ``arrays`` (names of types),
-``timing``, ``tables`` with ``repeated_names`` (how results print).
+(where weights lie), ``equality`` (of values), ``prune_masks`` (those of torch); ``complex_numbers``,
+``arrays`` (names of types), ``timing``, ``tables`` with ``repeated_names`` (how results print).
 
 Words: docs/glossary.md.
 """

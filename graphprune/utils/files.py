@@ -70,6 +70,34 @@ def check_file_path(name: str, value: object, example: str) -> Path:
     return file
 
 
+_HEAD = 4096
+
+
+def check_own_file(name: str, path: Path, mark: str, kind: str) -> None:
+    """Raise an InputError if there is a file already whose first bytes do not say that graphprune wrote it.
+
+    One that is empty, as a temporary file is, may be replaced.
+
+    Args:
+        name: of the argument that gives the path.
+        path: of the file that is to be written.
+        mark: a text at the beginning of all files of the kind that are written here.
+        kind: what the file is, for the message.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head and mark.encode() not in head:
+        raise InputError(
+            f"{name}: {path} exists and is no {kind} that graphprune wrote",
+            where=str(path),
+            found="a file of something else",
+            needed=f"a path at which there is nothing, or an older {kind} of graphprune",
+            do="give another path, or delete the file first",
+        )
+
+
 def make_folder(name: str, folder: Path) -> None:
     """Make a folder that something is to be written into, where it is missing; ``name``: of the argument.
 

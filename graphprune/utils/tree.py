@@ -46,6 +46,16 @@ def output_tensors(value: Any) -> Iterator[Tensor]:
             yield from output_tensors(item)
 
 
+def dense_outputs(value: Any) -> Iterator[Tensor]:
+    """:func:`output_tensors` as they are compared: sparse ones as dense ones."""
+    return map(as_dense, output_tensors(value))
+
+
+def as_dense(tensor: Tensor) -> Tensor:
+    """A sparse tensor with all of its entries; others as they are."""
+    return tensor if tensor.layout in (torch.strided, torch.jagged) else tensor.to_dense()
+
+
 def iterators_in(value: Any) -> Iterator[Iterator[Any]]:
     """Generators and the like in what a model returns: what they hold cannot be seen without reading them."""
     if isinstance(value, Iterator):

@@ -285,6 +285,17 @@ def test_models_in_half_precision_are_compared_exactly(tokenizer: Any, tmp_path:
     assert {name: (id(p), p.dtype) for name, p in slim.named_parameters()} == before
 
 
+def test_only_files_of_its_own_are_replaced(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "slim.gguf"
+    path.touch()
+    for _ in range(2):
+        export_gguf(slim_model("llama"), path, tokenizer)
+    path.write_text("notes")
+    with pytest.raises(InputError, match=r"path: .* exists and is no GGUF file that graphprune wrote"):
+        export_gguf(slim_model("llama"), path, tokenizer)
+    assert path.read_text() == "notes"
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [

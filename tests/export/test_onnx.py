@@ -155,7 +155,7 @@ def test_what_onnx_runtime_has_no_kernels_for_is_not_compared(tmp_path: Path) ->
 
 
 def test_weights_beside_the_file(tmp_path: Path) -> None:
-    for name in ("a.onnx", "a.onnx.0123abcd.data", "a.onnx.mine.data"):
+    for name in ("a.onnx.0123abcd.data", "a.onnx.mine.data"):
         (tmp_path / name).write_text("old")
     file = export_onnx(nn.Linear(100, 100), tmp_path / "a.onnx", torch.randn(2, 100), external_data=True)
     assert file.data is not None
@@ -230,7 +230,8 @@ def test_what_cannot_be_exported(
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, path = torch.randn(2, 4), tmp_path / "a.onnx"
-    path.write_text("old")
+    export_onnx(Linear(), path, x)
+    old = path.read_bytes()
 
     def wrong(*_: Any) -> float:
         raise VerificationError("differs")
@@ -239,9 +240,20 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(VerificationError, match="differs"):
         export_onnx(Linear(), path, x, external_data=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
-    assert path.read_text() == "old"
+    assert path.read_bytes() == old
     with pytest.raises(InputError, match=r"path: .* is a folder[\s\S]*pass the file to write"):
         export_onnx(Linear(), tmp_path, x)
+
+
+def test_only_files_of_its_own_are_replaced(tmp_path: Path) -> None:
+    model, x, path = Linear(), torch.randn(2, 4), tmp_path / "a.onnx"
+    path.touch()
+    for _ in range(2):
+        export_onnx(model, path, x)
+    torch.save(model.state_dict(), path)
+    with pytest.raises(InputError, match=r"path: .* exists and is no ONNX file that graphprune wrote"):
+        export_onnx(model, path, x)
+    assert torch.load(path).keys() == model.state_dict().keys()
 
 
 class Nodes(nn.Module):

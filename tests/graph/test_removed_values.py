@@ -50,6 +50,8 @@ def half_filled(y: Tensor) -> Tensor:
     return found
 
 
+TABLE = torch.tensor([[0.5], [2.0]])
+
 COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
     "ones": lambda y: y / total(torch.ones_like(y)),
     "a running sum of ones": lambda y: y * torch.ones_like(y).cumsum(1),
@@ -74,6 +76,12 @@ COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
     "distances between channels": lambda y: y * torch.cdist(y[:, :, None], y[:, :, None]).sum(2),
     "channels times ones": lambda y: y * torch.outer(y[0], torch.ones_like(y[0])).sum(1),
     "centered": lambda y: y * total(F.layer_norm(y, (y.shape[1],)).abs()),
+    "a class of each": lambda y: y * F.one_hot((y > 0).long(), 2).sum(1)[:, :1],
+    "classes that are floats": lambda y: y * (1 + (y.sign()[..., None] == torch.arange(2.0)).sum(1)[:, :1]),
+    "rows of an embedding": lambda y: y * F.embedding((y > 0).long(), TABLE).sum(1),
+    "rows by an index": lambda y: y * TABLE[(y > 0).long()].sum(1),
+    "rows that are selected": lambda y: y * TABLE.expand(2, y.shape[1]).gather(0, (y > 0).long()).sum(1, keepdim=True),
+    "rows of an index at a place": lambda y: y * TABLE.T[:, (y > 0).long()].sum(2).T,
 }
 
 SUMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -89,6 +97,9 @@ SUMS: dict[str, Callable[[Tensor], Tensor]] = {
     "the next layer": lambda y: y.sigmoid() + torch.ones_like(y),
     "products of channels": lambda y: y * (y[:, :, None] * y[:, None]).sum(2),
     "an outer product": lambda y: y * torch.outer(y[0], y[0]).sum(1),
+    "a lookup in channels": lambda y: y * y[torch.tensor([0, 1, 0, 2])].sum(1, keepdim=True),
+    "channels that are gathered": lambda y: y * y.gather(0, (y > 0).long()).sum(1, keepdim=True),
+    "channels that are equal to one": lambda y: y * total(y.sign() == 1),
     "heads that are normalized": lambda y: (y @ F.normalize(y, dim=1).t()) @ y,
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune import ChannelGraph
 from graphprune.errors import InputError
-from graphprune.inspection.coupling_files import plain_couplings
+from graphprune.inspection.coupling_files import COUPLING_SUFFIXES, plain_couplings
 from models import vit
 
 
@@ -42,7 +42,8 @@ def test_graphml_is_read_back(graph: ChannelGraph, tmp_path: Path) -> None:
     graph.export(tmp_path / "couplings.graphml")
     found = nx.read_graphml(tmp_path / "couplings.graphml", force_multigraph=True, edge_key_type=int)
     plain = plain_couplings(graph)
-    assert found.graph.pop("model") == type(graph.model).__name__ and not any(found.graph.values())
+    assert found.graph.pop("model") == type(graph.model).__name__
+    assert found.graph.pop("generator") == "graphprune: couplings" and not any(found.graph.values())
     found.graph.clear()
     plain.graph.clear()
     assert nx.utils.graphs_equal(found, plain)
@@ -55,7 +56,7 @@ def test_json_is_read_back(graph: ChannelGraph, tmp_path: Path) -> None:
     named = "edges" if "edges" in signature(nx.node_link_graph).parameters else "link"  # before networkx 3.4
     found = nx.node_link_graph(data, **{named: "edges"})
     assert nx.utils.graphs_equal(found, plain_couplings(graph))
-    assert found.graph == {"model": type(graph.model).__name__}
+    assert found.graph == {"generator": "graphprune: couplings", "model": type(graph.model).__name__}
 
 
 STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -64,7 +65,7 @@ STRING = r'"((?:[^"\\]|\\.)*)"'
 @pytest.mark.parametrize("suffix", [".dot", ".gv"])
 def test_dot_is_read_back(graph: ChannelGraph, tmp_path: Path, suffix: str) -> None:
     graph.export(str(tmp_path / f"couplings{suffix}"))
-    first, *lines, last = (tmp_path / f"couplings{suffix}").read_text().splitlines()
+    _, first, *lines, last = (tmp_path / f"couplings{suffix}").read_text().splitlines()
     assert re.fullmatch(rf"graph {STRING} {{", first) and last == "}"
     plain = plain_couplings(graph)
     nodes = [m for line in lines if (m := re.fullmatch(rf"  {STRING} \[((?:\w+={STRING}(?:, )?)*)\];", line))]
@@ -103,8 +104,21 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graphprune.trace(nn.Linear(2, 2), torch.zeros(1, 2))
     path = tmp_path / "couplings.json"
-    path.write_text("before")
+    graph.export(path)
+    before = path.read_text()
     monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         graph.export(path)
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", COUPLING_SUFFIXES)
+def test_only_files_of_its_own_are_replaced(tmp_path: Path, suffix: str) -> None:
+    graph, path = graphprune.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / f"package{suffix}"
+    path.touch()
+    for _ in range(2):
+        graph.export(path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"path: .* exists and is no file of couplings that graphprune wrote"):
+        graph.export(path)
+    assert path.read_text() == "{}"

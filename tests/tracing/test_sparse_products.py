@@ -30,3 +30,23 @@ def test_channels_pass_sparse_products(product: Callable[[Tensor, Tensor], Tenso
     slim = graphprune.prune_model(model, 0.5, (X, adjacency))
     assert slim.enter.out_features == 8
     torch.testing.assert_close(slim(X, adjacency), slim(X, ADJACENCY.to_sparse()))
+
+
+class SparseResult(nn.Module):
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        self.enter, self.leave, self.layout = nn.Linear(7, 16), nn.Linear(16, 3), layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).relu()).to_sparse(layout=self.layout)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta state")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_results_are_compared_as_dense_ones(layout: torch.layout) -> None:
+    model = SparseResult(layout).eval()
+    plan = graphprune.trace(model, X).plan(0.5, importance="auto", calibration=[X])
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, X).passed
+    assert slim(X).layout is layout

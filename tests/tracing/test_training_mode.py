@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,65 @@ def test_training_that_needs_targets_is_left_out() -> None:
 def test_dropout_and_batch_norm_make_no_second_trace() -> None:
     assert reads_training(named_modules(Dropped()))
     assert not graphprune.trace(Dropped(), X).trace.trained
+
+
+class Then(Net):
+    """A function of the features that only training calls."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        del self.aux
+        self.then = then
+
+    def top(self, h: Tensor) -> Any:
+        return self.head(self.then(h) if self.training else h)
+
+
+NOISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": lambda h: F.dropout(h, 0.1),
+    "alpha dropout": lambda h: F.alpha_dropout(h, 0.1, True),
+    "depth of each sample": lambda h: h * h.new_empty(len(h), 1).bernoulli_(0.9).div_(0.9),
+    "depth of a batch": lambda h: h * torch.empty(1).bernoulli_(0.9),
+    "Gaussian noise": lambda h: h + 0.1 * torch.randn_like(h),
+}
+
+WIDTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a factor": lambda h: h * (h.shape[1] / 4),
+    "a root": lambda h: h / math.sqrt(h.shape[1]),
+    "a tensor": lambda h: h * torch.tensor(h.shape[1] / 4),
+    "a full tensor": lambda h: h * torch.full((), h.shape[1] / 4),
+    "random numbers": lambda h: h + torch.randn(16),
+    "channels that are dropped": lambda h: h * torch.bernoulli(torch.full((1, 16), 0.8)),
+    "dropout of ones": lambda h: h * F.dropout(torch.ones(16), 0.1),
+    "a distribution": lambda h: h + torch.distributions.Normal(0.0, 1.0).sample(torch.Size([16])),
+    "a choice": lambda h: torch.where(torch.rand(16) > 0.5, h, 0.0),
+    "in place": lambda h: h.mul_(torch.ones(16)),
+}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_in_the_shape_of_data_makes_no_second_trace(name: str) -> None:
+    model = Then(NOISE[name])
+    assert reads_training(named_modules(model))
+    assert not graphprune.trace(model, X).trace.trained
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_widths_that_only_training_reads_stay(name: str) -> None:
+    graph = graphprune.trace(Then(WIDTHS[name]), X)
+    with pytest.warns(graphprune.NothingRemovedWarning):
+        slim = graph.plan(0.5).apply(graph.model)
+    assert slim.train()(X).shape == (1, 4)
+    assert any(word in str(graph.why_frozen("body.weight[0]")) for word in ("is a literal", "used as a number"))
+
+
+@pytest.mark.parametrize(
+    "then", [lambda h: h + torch.randn(h.shape), lambda h: h * 0.5, lambda h: h * h.new_empty(1, h.shape[1]).random_(2)]
+)
+def test_widths_that_follow_in_training_go(then: Callable[[Tensor], Tensor]) -> None:
+    slim = graphprune.prune_model(Then(then), 0.5, X)
+    assert slim.body.out_features == 8
+    assert slim.train()(X).shape == (1, 4)
 
 
 class Branching(nn.Module):

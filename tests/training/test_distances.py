@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from graphprune import Distillation, finetune
 from graphprune.calibration.communicator import ALONE
+from graphprune.calibration.output_error import outputs_of
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind
 from graphprune.errors import InputError, LoadError
 from graphprune.training.distances import LOGITS, Yardstick, distillation_loss, said_by
@@ -248,3 +249,18 @@ def test_a_checkpoint_without_what_is_asked_for_now(tmp_path: Path, name: str) -
     more = {"loss_fn": F.cross_entropy, "teacher": head(3, nn.Identity(), seed=1)}
     with pytest.raises(LoadError, match=rf"checkpoint: is of a training with {name}=None, but asked for is {name}='a "):
         finetune(head(3, nn.Identity()), batches, **given, **{name: more[name]})
+
+
+class Conjugated(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).conj()
+
+
+def test_conjugates_are_compared() -> None:
+    torch.manual_seed(0)
+    student, teacher = (Conjugated(3, 2, dtype=torch.complex64) for _ in range(2))
+    given: dict[str, Any] = {"teacher": teacher, "distill": ALONE_TAUGHT, "progress": False}
+    history = finetune(student, [torch.randn(8, 3) + 0j], epochs=20, lr=0.05, **given)
+    assert history.loss[-1] < history.loss[0]
+    (((outputs,),),) = [outputs_of(teacher, [(0, torch.ones(1, 3) + 0j)])]
+    assert outputs.shape == (1, 2, 2)

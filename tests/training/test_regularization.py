@@ -185,3 +185,13 @@ def test_errors() -> None:
             InputError, match=r"is not what it was when the penalty was made[\s\S]*after a pruning make a new"
         ):
             penalty()
+
+
+def test_penalties_of_complex_weights_count_moduli() -> None:
+    model = nn.Sequential(*(nn.Linear(n, m, bias=False, dtype=torch.complex64) for n, m in ((3, 4), (4, 2))))
+    graph = graphprune.trace(model, torch.randn(2, 3) + 0j)
+    squares = model[0].weight.detach().abs().square().sum(1) + model[1].weight.detach().abs().square().sum(0)
+    assert torch.allclose(GroupLasso(graph, 1.0).norms()["0"], squares.sqrt())
+    plan = graph.plan(0.5)
+    gone = [i for i in range(4) if i not in plan.kept["0.weight"][0]]
+    assert torch.allclose(GrowingRegularization(model, plan, growth=1.0)(), 0.5 * squares[gone].sum())

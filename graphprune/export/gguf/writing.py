@@ -20,7 +20,7 @@ from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
-from graphprune.utils.files import check_file_path, make_folder, replace_file
+from graphprune.utils.files import check_file_path, check_own_file, make_folder, replace_file
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.tables import Printed
 
@@ -79,6 +79,9 @@ class GgufFile(Printed):
         return {name: " ".join(map(str, numbers)) for name, numbers in sizes.items()}
 
 
+_WRITTEN_BY = "Written by graphprune.export_gguf"
+
+
 @leaves_torch_alone
 def export_gguf(
     slim: nn.Module,
@@ -97,7 +100,8 @@ def export_gguf(
 
     Args:
         slim: a model with rotary attention, RMS norms and gated SiLU MLPs, as Llama, Mistral, Qwen2 and Qwen3 have.
-        path: the file, replaced whole or not at all; its folder is created where missing.
+        path: the file. One that this function wrote before is replaced, whole or not at all, another is not; its
+            folder is created where missing.
         tokenizer: a fast tokenizer of Transformers, or a folder that holds one.
         dtype: of the matrices: ``"f16"``, ``"bf16"``, ``"q8_0"`` or ``"f32"``. Vectors are always f32. Q8_0 stores 32
             values of a row together: matrices with other rows stay f16, and the result names them.
@@ -106,11 +110,12 @@ def export_gguf(
 
     Raises:
         InputError: GGUF cannot hold this model or its tokenizer; the message says what is in the way, and which other
-            way there is.
+            way there is. Or there is a file that this function did not write.
         ImportError: the package ``gguf`` is missing.
     """
     check_type("slim", slim, nn.Module, "an nn.Module")
     file, kind = check_file_path("path", path, "model.gguf"), check_known("dtype", dtype, DTYPES)
+    check_own_file("path", file, _WRITTEN_BY, "GGUF file")
     _check_package()
     decoder = read_decoder(slim)
     layout = lay_out(decoder)
@@ -198,6 +203,7 @@ def _write(
     writer = gguf.GGUFWriter(path, layout.architecture)
     try:
         writer.add_name(name)
+        writer.add_description(_WRITTEN_BY)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_file_type(gguf.LlamaFileType[DTYPES[dtype]])
         _add_sizes(writer, decoder)

@@ -24,7 +24,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.equality import same_values
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import dense_outputs
 
 _SEED = 0
 
@@ -155,7 +155,7 @@ def _check_outputs(slim: nn.Module, written: nn.Module, calls: Sequence[MethodCa
 def _run(model: nn.Module, call: MethodCall) -> list[Tensor]:
     torch.manual_seed(_SEED)
     with torch.no_grad():
-        return list(output_tensors(call.mapped(Tensor.clone).run(model)))
+        return list(dense_outputs(call.mapped(Tensor.clone).run(model)))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
