@@ -203,6 +203,28 @@ def test_training_reads_several_flags_in_one_buffer() -> None:
     assert graphprune.trace(model, X).trace.trained
 
 
+class InContainer(Net):
+    """A moving average in a list or a dictionary, which the first run in training changes."""
+
+    def __init__(self, averages: Any, key: Any) -> None:
+        super().__init__()
+        self.averages, self.key = averages, key
+
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.averages[self.key] = self.averages[self.key] * 0.9 + h.detach().mean(0) * 0.1
+        return self.head(h)
+
+
+@pytest.mark.parametrize(("averages", "key"), [([torch.zeros(16)], 0), ({"h": torch.zeros(16)}, "h")])
+def test_what_training_keeps_in_a_container_is_a_constant(averages: Any, key: Any) -> None:
+    graph = graphprune.trace(InContainer(averages, key), X)
+    why = next(one.reason for one in graph.frozen if one.axis == "body.weight[0]")
+    assert why.startswith(
+        "meets a constant tensor that is neither a parameter nor a buffer; registered as a buffer, it"
+    )
+
+
 def test_an_order_that_only_training_has_is_kept() -> None:
     """Features i and 15 - i are multiplied with the same column of the head's weight, each in one mode."""
     torch.manual_seed(0)
