@@ -148,6 +148,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: graphprune.finetune(Net(), [(X[:0], BATCHES[0][1][:0])], **FULL),
         "batches: a batch holds no samples",
     ),
+    "batch on meta": (
+        lambda: graphprune.finetune(Net(), [(X, BATCHES[0][1].to("meta"))], **FULL),
+        "batches: a batch is on meta and has no values",
+    ),
     "masks of everything": (
         lambda: GRAPH.plan_from_masks({"a.weight": torch.zeros(16, 3, 3, 3)}),
         "masks: a cannot lose 1 unit: all of its units would go, and one has to stay",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.communicator import ALONE, Communicator
@@ -106,7 +107,7 @@ def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
     """The inputs and the target of a batch.
 
     Raises:
-        InputError: the batch is no pair.
+        InputError: the batch is no pair, or the target is on ``meta``.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InputError(
@@ -117,14 +118,28 @@ def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
             needed="a pair (inputs, target)",
             do="pass batches with their targets, or leave out loss_fn=",
         )
+    _check_values(number, batch[1])
     return batch[0], batch[1]
+
+
+def _check_values(number: int, given: Any) -> None:
+    """Raise an InputError if a batch has tensors on ``meta``."""
+    if any(tensor.is_meta for tensor in tensors_of(given)):
+        raise InputError(
+            f"calibration: batch {number} is on meta and has no values",
+            where=f"batch {number} of calibration",
+            found=f"{describe(given)} on meta",
+            needed="tensors with values",
+            do="pass batches of real data, on any other device",
+        )
 
 
 def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs of a batch as positional and keyword arguments.
 
     Raises:
-        InputError: they are neither a tensor, a tuple, a list nor a dict, or the first tensor holds no sample.
+        InputError: they are neither a tensor, a tuple, a list nor a dict, the first tensor holds no sample, or a
+            tensor is on ``meta``.
     """
     if not are_inputs(inputs):
         raise InputError(
@@ -134,6 +149,7 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
             needed=BATCHES,
             do="pass a list of batches such as [batch]; for arrays, torch.from_numpy(array)",
         )
+    _check_values(number, inputs)
     first = next(tensors_of(inputs), None)
     if first is not None and first.ndim and not len(first):
         raise InputError(
@@ -175,9 +191,16 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
             where="\n".join(filter(None, (f"batch {number} of calibration", raised_at(error)))),
             found=describe(args + tuple(kwargs.values())),
             needed=f"what {type(model).__name__}.forward takes",
-            do=(advice if len(args) > 1 else "")
-            or "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments",
+            do=_DENSE if _any_sparse((args, kwargs)) else (advice if len(args) > 1 else "") or _RUNNING,
         ) from error
+
+
+_RUNNING = "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments"
+_DENSE = "make the sparse tensors that layers read dense: batch.to_dense()"
+
+
+def _any_sparse(given: Any) -> bool:
+    return any(tensor.layout is not torch.strided for tensor in tensors_of(given))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class SampleAxes:
 
         def narrowed(tensor: Tensor) -> Tensor:
             dim = next(dims)
-            return tensor if dim is None else tensor.narrow(dim, start, count)
+            return tensor if dim is None else _narrowed(tensor, dim, start, count)
 
         return map_tensors(narrowed, call)
 
@@ -71,6 +71,14 @@ class SampleAxes:
             return tensor if dim is None else torch.cat([tensor, tensor], dim)
 
         return map_tensors(doubled, call)
+
+
+def _narrowed(tensor: Tensor, dim: int, start: int, count: int) -> Tensor:
+    """Entries along a dimension: a view, or of a sparse tensor a copy in its layout."""
+    if tensor.layout is torch.strided:
+        return tensor.narrow(dim, start, count)
+    narrowed: Tensor = tensor.to_sparse_coo().narrow_copy(dim, start, count)
+    return narrowed if tensor.layout is torch.sparse_coo else narrowed.to_sparse(layout=tensor.layout)
 
 
 def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: int = sys.maxsize) -> list[int]:

@@ -11,11 +11,12 @@ import numpy as np
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.couplings import describe_line
+from graphprune.graph.groups import Group
 from graphprune.graph.roles import CHANNELS
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
 
-ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
+CHANNEL, ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("channel", "row", "repeat", "cell"))
 
 
 _NOTHING: Mapping[int, str] = MappingProxyType({})
@@ -64,6 +65,21 @@ def _is_fixed(equation: Equation) -> bool:
     """Does it fix how many units stay: is a sum of their numbers a constant?"""
     weights = [weight for weight, _ in equation.expression.terms.values()]
     return bool(equation.expression.constant) and (min(weights) > 0 or max(weights) < 0)
+
+
+def fixed_channels(graph: Analysis, constraints: SizeConstraints) -> dict[int, str]:
+    """The channels of which a size fixes how many there are, and why. Those of heads may become fewer in other ways."""
+    fixing = [equation for equation in constraints.equations if _is_fixed(equation)]
+    tied = {unit: tied_by(equation) for equation in fixing for unit in equation.expression.units.tolist()}
+    return {unit: why for unit, why in tied.items() if graph.solution.kind[unit] == CHANNEL}
+
+
+def tie_of(constraints: SizeConstraints, group: Group) -> Equation | None:
+    """What has one size for channels of a group and for some that stay, at a line of the program."""
+    ties = (
+        e for e in constraints.equations if e.expression.constant and np.isin(e.expression.units, group.unit_ids).any()
+    )
+    return next((equation for equation in ties if equation.line), None)
 
 
 def tied_by(equation: Equation | None, remedy: str = "") -> str:

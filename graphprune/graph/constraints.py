@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -165,6 +165,24 @@ class ConstraintBuilder:
             or any(map(self._fix_factors, composed))
         ):
             pass
+        for number, _, _ in self.trace.sizes.numbers:
+            self._follow_divisor(number)
+
+    def _follow_divisor(self, number: Expr) -> None:
+        """``width // heads``, used as a number: a width of which no size tells goes in step with the heads.
+
+        So it does where each of the heads has as many channels as the number says, which then stays as it is.
+        """
+        if not (isinstance(number, BinOp) and number.op == "//" and isinstance(number.left, Attr)):
+            return
+        width, heads, each = number.left, number.right, number.value
+        told = self.constraints.attributes.get(heads.path) if isinstance(heads, Attr) else None
+        if told is None or told.expr != heads or width.path in self.expressions or width.value != each * heads.value:
+            return
+        within = told.node.meta["shape"][told.dim + 1 :][:1] if isinstance(told.dim, int) else ()
+        if width.path not in self._whole and tuple(within) == (each,):
+            self.expressions[width.path] = self._evaluate(heads).times(each)
+            self.constraints.attributes[width.path] = replace(told, expr=BinOp("//", width, Const(each)))
 
     def _fix_factors(self, use: SizeUse) -> bool:
         """``expand * width``, of which no size tells either: the greatest may change, and the others stay.
@@ -183,9 +201,14 @@ class ConstraintBuilder:
     @cached_property
     def _told(self) -> set[str]:
         """The attributes that something else than channels says, or needs as a number."""
-        log = self.trace.sizes
-        sizes = [use.expr for use in log.uses if not self.sizes.labeled(use.node, use.dim)]
-        return {one.path for expr in (*sizes, *(number for number, *_ in log.numbers)) for one in attributes_of(expr)}
+        numbers = (number for number, *_ in self.trace.sizes.numbers)
+        return self._whole | {one.path for number in numbers for one in attributes_of(number)}
+
+    @cached_property
+    def _whole(self) -> set[str]:
+        """The attributes that are sizes of what has no channels."""
+        sizes = (use.expr for use in self.trace.sizes.uses if not self.sizes.labeled(use.node, use.dim))
+        return {one.path for size in sizes for one in attributes_of(size)}
 
     def _compared(self) -> Iterator[tuple[str, SizeUse]]:
         """``x.shape[-1] == self.width``: the attribute is the size of that dimension."""

@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.candidates import REPEAT, ROW, candidates
+from graphprune.graph.candidates import REPEAT, ROW, candidates, fixed_channels
 from graphprune.graph.constant_operands import constant_before, constant_operand
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
@@ -63,7 +63,8 @@ def _reasons(graph: Analysis, classes: Ids) -> Ids:
 
 def _demanded(graph: Analysis) -> dict[int, str]:
     """What the sizes in the program freeze when something is to be taken from everything."""
-    return candidates(graph)[1].frozen
+    constraints = candidates(graph)[1]
+    return fixed_channels(graph, constraints) | constraints.frozen
 
 
 def _reported(graph: Analysis) -> Mask:

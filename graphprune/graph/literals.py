@@ -78,7 +78,7 @@ def literal_reason(size: int, line: Line | None, use: UsedSize) -> tuple[str, Li
     file, expression = running[0] if running else ("", None)
     if expression is None:
         return f"the size {size} is a literal; {_flattened('x') if use.flattens else _READ}", line
-    advice = _advice(expression, file, size, use) if use.flattens or isinstance(expression, ast.Compare) else _READ
+    advice = _advice(expression, file, size, use) if use.flattens or isinstance(expression, ast.Compare) else _FOLLOWED
     return f"the size {size} is a plain number (in {_text(file, expression)}); {advice}", line
 
 
@@ -163,6 +163,10 @@ def _folded(node: ast.expr) -> int | None:
 
 
 _READ = "read it from a tensor or a layer instead (x.shape[1], layer.out_features)"
+_FOLLOWED = (
+    "give x.shape[1] or layer.out_features itself: what int(), len() and entries of tensors and arrays give is not "
+    "followed"
+)
 
 
 def _advice(expression: ast.expr, file: str, size: int, use: UsedSize) -> str:

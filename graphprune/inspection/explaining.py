@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.candidates import candidates, held_width, reason_of_kind
+from graphprune.graph.candidates import candidates, held_width, reason_of_kind, tie_of, tied_by
 from graphprune.graph.cost import Cost
 from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
 from graphprune.graph.couplings import operation_name
@@ -51,6 +51,9 @@ class Explanation(Printed):
 
     def _parts(self) -> Iterator[str | Table]:
         yield from self.parts
+
+
+_FREE = "Plans may take units of its groups; where one leaves them, print(plan) says why."
 
 
 def _entries(number: int) -> str:
@@ -96,13 +99,21 @@ class Explainer:
     def reasons(self, subject: Subject) -> Iterator[str | Table]:
         """What of a subject is frozen, why, and what to do about it."""
         yield from self._stays(subject)
+        groups = self._groups_of(subject.axes)
         if not self._frozen_of(subject):
-            names = [f"group {group.name}" for group in self._groups_of(subject.axes)]
+            names = [f"group {group.name}" for group in groups]
             shown = [*names[:4], f"{len(names) - 4} more"] if len(names) > 4 else names
             instead = f"it takes part in {joined(shown)}" if names else "it has no channels that the traced run uses"
             yield f"Nothing of {subject.name} is frozen: {instead}."
-        for group in self._groups_of(subject.axes):
+        for group in groups:
             yield from self._heads(group)
+        free = [group for group in groups if self._candidates[0][group.unit_ids].any()]
+        stuck = [group for group in free if not self._steps_of(group)]
+        named = {one.axis for one in self._frozen}
+        yield from (self._tied(g, f"the units of group {g.name}") for g in stuck if named.isdisjoint(g.axes))
+        made = self._groups_of(tuple(axis for axis in subject.axes if axis not in self._consumed))
+        if any(group in made and group not in stuck for group in free):
+            yield _FREE
 
     def _in_full(self, subject: Subject, made: tuple[Group, ...], read: tuple[Group, ...]) -> Iterator[str | Table]:
         """Groups that plans may take from are explained, others named."""
@@ -202,9 +213,9 @@ class Explainer:
 
     def _steps(self, group: Group) -> Iterator[str]:
         number = int(self.graph.units.group_of[group.unit_ids[0]])
-        mine = [step for step in self._coupled_steps if number in (part.group for part in step.parts)]
+        mine = self._steps_of(group)
         if not mine:
-            yield "Sizes in the program tie them to others such that none can go."
+            yield self._tied(group)
             return
         each = {part.group: n for part, n in zip(mine[0].parts, mine[0].each, strict=True)}
         others = [f"{n} of group {self.graph.groups[i].name}" for i, n in each.items() if i != number]
@@ -212,6 +223,17 @@ class Explainer:
             yield f"Sizes in the program tie them to others: with {each[number]} of them go {joined(others[:4])}."
         elif each[number] > 1:
             yield f"Sizes in the program let {each[number]} of them go at a time."
+
+    def _steps_of(self, group: Group) -> list[CoupledStep]:
+        """The coupled steps that take units of a group; empty: sizes tie them such that none can go."""
+        number = int(self.graph.units.group_of[group.unit_ids[0]])
+        return [step for step in self._coupled_steps if number in (part.group for part in step.parts)]
+
+    def _tied(self, group: Group, units: str = "them") -> str:
+        """That no unit of a group can go, and the size in the program that says so, if it is one alone."""
+        tie = tie_of(self._candidates[1], group)
+        why = f": {shorten_paths(tied_by(tie)).rstrip('.')}" if tie else ""
+        return f"Sizes in the program tie {units} to others such that none can go{why}."
 
     # ---------------------------------------------------------------- what is frozen
 

@@ -8,8 +8,8 @@ from math import floor
 import numpy as np
 
 from graphprune.errors import PlanError
-from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
-from graphprune.graph.constraints import Equation, SizeConstraints
+from graphprune.graph.candidates import held_width, reason_of_kind, tie_of, tied_by
+from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.living import all_living
@@ -108,7 +108,7 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
         return why_one_stays(setup.graph, int(group.unit_ids[0]))
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
-        return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")
+        return tied_by(tie_of(constraints, group), " (head_width= narrows queries, keys and values)")
     whole = not narrower or "head_width" in narrower
     held = held_width(setup.graph) if kind == "cell" and whole else {}
     if setup.graph.units.is_grouped_stream(group) and not setup.reached[number]:
@@ -119,13 +119,13 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
         return reason_of_kind(kind, narrower, group.role)
     if not setup.reached[number]:
         return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
-    tie = _tie(constraints, group)
+    tie = tie_of(constraints, group)
     return tied_by(tie, _in_step(setup, group)) if tie else reason_of_kind(kind, narrower)
 
 
 def _in_step(setup: PlanSetup, group: Group) -> str:
     """What to ask for too, with which a group that is tied to channels that stay would lose some of its own."""
-    if _tie(setup.demands, group):
+    if tie_of(setup.demands, group):
         return ""
     units = [e.expression.units for e in setup.demands.equations if np.isin(e.expression.units, group.unit_ids).any()]
     numbers = np.unique(setup.graph.units.group_of[np.concatenate(units)]).tolist() if units else ()
@@ -145,14 +145,6 @@ def _unasked(setup: PlanSetup, number: int) -> str:
     if setup.groups[number].units <= limit.least:
         return f"at its floor{by}"
     return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"
-
-
-def _tie(constraints: SizeConstraints, group: Group) -> Equation | None:
-    """What has one size for channels of a group and for some that stay, at a line of the program."""
-    ties = (
-        e for e in constraints.equations if e.expression.constant and np.isin(e.expression.units, group.unit_ids).any()
-    )
-    return next((equation for equation in ties if equation.line), None)
 
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) -> PlanError:

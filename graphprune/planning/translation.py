@@ -25,10 +25,11 @@ from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import entries_key, living_entries
 from graphprune.planning.program_steps import Step, StepReader
 from graphprune.pruning.plan import Plan, slim_on_meta
+from graphprune.pruning.rewrite import slim_tensor
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
-from graphprune.tracing.meta import is_float
+from graphprune.tracing.meta import has_readable_values, is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
@@ -36,6 +37,7 @@ from graphprune.utils.arrays import Mask
 from graphprune.utils.collector import gc_paused
 from graphprune.utils.equality import same_values
 from graphprune.utils.global_state import changing_globals
+from graphprune.utils.modules import is_parameter, tables
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]
@@ -143,7 +145,7 @@ class Translation:
         slim, shapes = slim_on_meta(plan, self.graph.model), self._shapes(alive)
         run = self._run(partial(replay_program, by_flags=self.graph.trace.by_flags), slim)
         if isinstance(run, Replay) and self._compared(run, shapes, alive, unknown_differ=True) is None:
-            return self._training_failure(slim)
+            return self._training_failure(slim, plan)
         fresh = slim_on_meta(plan, self.graph.model)  # a run may leave something in the modules
         run = self._run(_recorded, fresh)
         return self._compared(run, shapes, alive) if isinstance(run, Replay) else run
@@ -158,14 +160,14 @@ class Translation:
     def _steps_of(self, run: Replay) -> list[Step]:
         return StepReader(run, self._opaque).read()
 
-    def _training_failure(self, slim: nn.Module) -> ProgramDifference | None:
+    def _training_failure(self, slim: nn.Module, plan: Plan) -> ProgramDifference | None:
         """What the slim model raises in training mode, if the model was traced in that too."""
         if not self.graph.trace.trained:
             return None
         try:
             with changing_globals(), random_numbers_kept():
-                trace = self.graph.trace
-                replay_program(slim, trace.trained, trace.pick, training=True, by_flags=trace.by_flags)
+                trace, values = self.graph.trace, _buffer_values(self.graph.model, plan)
+                replay_program(slim, trace.trained, trace.pick, True, trace.by_flags, values)
         except Exception as error:
             return ProgramDifference.failure(error, "the slim model fails in training")
         return None
@@ -259,6 +261,12 @@ class Translation:
         if wide and any(is_grid(value, d) for d in labeled):
             return grids.setdefault(entries_key(value), (len(grids), value))[0]
         return [self._dimensions.number(node, d) if d in labeled else None for d in range(value.ndim)]
+
+
+def _buffer_values(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """The floating-point buffers of a slim model that have values which training may read, by name."""
+    buffers = [(name, t) for name, t in tables(model).unique() if not is_parameter(t) and has_readable_values(t)]
+    return {name: slim_tensor(t, plan.kept.get(name, {})) for name, t in buffers}
 
 
 def _recorded(slim: nn.Module, *run: Any, on_meta: bool = True) -> Replay:

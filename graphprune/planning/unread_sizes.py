@@ -4,7 +4,8 @@ merged.
 They follow where the evidence is unambiguous: the attribute is named like a number of channels, heads or groups, and
 all that has its value in its module shrank to the same size. The others that some of this holds for are *stale*.
 
-Dictionaries that name a module and the number of its channels, as lists of feature maps do, follow that module.
+Entries of dictionaries are attributes too. Those that name a module and the number of its channels, as lists of
+feature maps do, follow that module.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
     stale = []
     everything = named_modules(graph.model)
     modules = not_torchs(everything)
+    described = list(_descriptions(modules, {path for path, _ in everything}))
+    passed_over = read | {path for path, _, _ in described}
     for attribute in attributes_in(modules):
-        if attribute.path in read or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
+        if attribute.path in passed_over or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
             continue
         found = evidence.of(attribute)
         if found == {attribute.value} or not found:
@@ -68,7 +71,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
             followed[attribute.path] = found.pop()
         elif attribute.kind or len(found) == 1 or not attribute.words & _OTHERS:
             stale.append(attribute.path)
-    for path, value, module in _descriptions(modules, {path for path, _ in everything}):
+    for path, value, module in described:
         widths = evidence.outputs(module, value) if path not in read else {value}
         if len(widths) == 1 and widths != {value}:
             followed[path] = widths.pop()
@@ -82,7 +85,10 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer attribute of a module, or of an object that it holds: its path, name and value, and the module."""
+    """An integer attribute of a module, or of an object that it holds: its path, name and value, and the module.
+
+    The entries of a dictionary are as the attributes of an object.
+    """
 
     path: str
     name: str
@@ -123,7 +129,7 @@ def not_torchs(modules: Modules) -> Modules:
 
 
 def attributes_in(modules: Modules) -> Iterator[Attribute]:
-    """The integers above 1 of modules that are not torch's, and of the objects that they hold."""
+    """The integers above 1 of modules that are not torch's, and of the objects and dictionaries that they hold."""
     known: set[int] = set()
     for path, module in modules:
         own = module_sizes(module)  # of a class derived from one of torch's
@@ -132,16 +138,28 @@ def attributes_in(modules: Modules) -> Iterator[Attribute]:
 
 def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[Attribute]:
     for name, value in attributes_held(holder).items():
-        if is_integer(value):
-            if value > 1 and name.isidentifier():
-                yield Attribute(prefix + name, name, int(value), owner)
-        elif type(value) in (tuple, list):
-            if value and all(map(is_integer, value)) and name.isidentifier():
-                whole = ((i, int(v)) for i, v in enumerate(value) if v > 1)
-                yield from (Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in whole)
-        elif is_plain_object(value) and id(value) not in known:
-            known.add(id(value))
-            yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
+        yield from _integers(value, name, prefix + name, owner, known)
+
+
+def _integers(value: Any, name: str, path: str, owner: str, known: set[int]) -> Iterator[Attribute]:
+    """Those in the value of an attribute, or of an entry of a dictionary, which is called ``name``."""
+    if is_integer(value):
+        if value > 1 and name.isidentifier():
+            yield Attribute(path, name, int(value), owner)
+    elif type(value) in (tuple, list):
+        if value and all(map(is_integer, value)) and name.isidentifier():
+            whole = ((i, int(v)) for i, v in enumerate(value) if v > 1)
+            yield from (Attribute(f"{path}[{i}]", name, v, owner) for i, v in whole)
+    elif (isinstance(value, dict) or is_plain_object(value)) and id(value) not in known:
+        known.add(id(value))
+        for step, item in steps_into(value) if not _is_vocabulary(value) else ():
+            yield from _integers(item, step.strip(".[]'"), path + step, owner, known)
+
+
+def _is_vocabulary(value: Any) -> bool:
+    """Is it a dictionary that numbers its keys, as those of labels and of words do?"""
+    numbers = list(dict.values(value)) if isinstance(value, dict) else []
+    return bool(numbers) and all(map(is_integer, numbers)) and set(numbers) == set(range(len(numbers)))
 
 
 def _descriptions(modules: Modules, paths: set[str]) -> Iterator[tuple[str, int, str]]:

@@ -129,6 +129,10 @@ class MetaExecution:
         seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
         return self._known.remember(seen, out)
 
+    def give_values(self, tensor: Tensor, real: Tensor) -> None:
+        """Let a tensor on ``meta`` have the values of another one, until something without values is written to it."""
+        self._known.remember(tensor, real.detach().to("cpu", copy=True))
+
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.device == META:
             return tensor
@@ -188,6 +192,11 @@ class KnownValues:
 
 
 _LARGEST_KNOWN = 1 << 16
+
+
+def has_readable_values(tensor: Tensor) -> bool:
+    """Is it a floating-point tensor of which a program may read the values while it is traced on shapes?"""
+    return is_float(tensor) and not tensor.is_meta and tensor.numel() <= _LARGEST_KNOWN
 
 
 def _positions_of_masks(func: Any, args: Args) -> tuple[Any, ...]:

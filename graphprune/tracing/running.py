@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from graphprune.errors import InputError, TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import MethodCall, may_choose
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
+from graphprune.tracing.meta import has_readable_values
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.recorder import Recorder, recording
@@ -54,6 +55,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     own = recorder.model_copy
     holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True
+    if recorder.on_meta and own.module.training:
+        _give_buffers_values(recorder)
     functions = held_functions(holders)
     restored = restored_globals(own.modules, functions)
     with recording(recorder), restored as reached, emptied_tables(holders, reached):
@@ -67,6 +70,15 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         kind = with_article(type(kept).__name__)
         raise _no_tensors(recorder, f"its output is {kind}, in which no tensor was found", kind)
     return RunResults(found, [node for node in _made_in_objects(recorder, kept) if node not in found])
+
+
+def _give_buffers_values(recorder: Recorder) -> None:
+    """Let training read small floating-point buffers as it reads integers: ``if not self.initialized``."""
+    originals = recorder.model_copy.originals
+    for name, tensor in recorder.model_copy.tensors:
+        original = originals.get(id(tensor))
+        if name not in recorder.parameters and original is not None and has_readable_values(original):
+            recorder.device.give_values(tensor, original)
 
 
 def picked(outputs: Outputs, result: Any, wide: bool = False) -> Any:
@@ -212,6 +224,7 @@ def replay_program(
     outputs: Outputs | None = None,
     training: bool = False,
     by_flags: bool = True,
+    values: Mapping[str, Tensor] | None = None,
 ) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as a trace would.
 
@@ -221,12 +234,14 @@ def replay_program(
         outputs: picks from a result what is returned; None: all tensors.
         training: in training mode. It may draw random numbers and go another way each time.
         by_flags: is the mode alone to be set: see :func:`graphprune.utils.switches.switches_by_flags`.
+        values: of floating-point buffers, by name, that training may read.
 
     Raises:
         TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on.
     """
     own = tables(model)
+    real = {id(tensor): values[name] for name, tensor in own.unique() if name in values} if values else {}
     paths = {id(submodule): path for path, submodule in own.modules}
     set_training(own.modules, training, by_flags)
-    copy = MetaCopy(model, own.modules, own.unique(), paths, {}, own.holders, by_flags=by_flags)
+    copy = MetaCopy(model, own.modules, own.unique(), paths, real, own.holders, by_flags=by_flags)
     return replay_copy(copy, calls, outputs)

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.call_list import Node
+from graphprune.tracing.containers import container_base, put_back
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.reach import Reach
@@ -145,9 +146,14 @@ def _reaches_more(recorder: Recorder, evaluated: Replay, trained: Replay, shaped
 
 @contextmanager
 def _restored_tensors(model_copy: MetaCopy) -> Iterator[None]:
-    """Give modules back the tensors that a run exchanges, and these their memory: they are known to the recorder."""
+    """Give modules back the tensors that a run exchanges, and these their memory: they are known to the recorder.
+
+    Lists and dictionaries that are attributes get theirs back too.
+    """
     modules = [module for _, module in named_modules(model_copy.module)]
     found = [(table, dict(table)) for m in modules for table in (vars(m), m._parameters, m._buffers)]
+    held = [value for m in modules for value in vars(m).values() if container_base(value) is not None]
+    restores = [put_back(value) for value in held]
     memory = Aliases(tensor for _, tensor in model_copy.tensors)
     values = [(tensor, tensor.detach()) for _, tensor in model_copy.tensors]
     try:
@@ -156,6 +162,8 @@ def _restored_tensors(model_copy: MetaCopy) -> Iterator[None]:
         for table, before in found:
             table.clear()
             table.update(before)
+        for restore in restores:
+            restore()
         for tensor, value in values:
             if memory.moved(tensor):  # by ``tensor.data = other``
                 tensor.data = value

@@ -42,7 +42,7 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
     Objects among the inputs, such as caches, are copies: what the model keeps in them is of this call.
 
     Raises:
-        InputError: the batch is neither a pair, a dict nor a tensor, or holds no samples.
+        InputError: the batch is neither a pair, a dict nor a tensor, holds no samples, or is on ``meta``.
     """
     inputs, target = batch, None
     if isinstance(batch, tuple | list):
@@ -68,6 +68,13 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
             found=describe(inputs),
             needed="batches of one sample or more",
             do="leave the batch out",
+        )
+    if any(t.is_meta for t in tensors_of((inputs, target))):
+        raise InputError(
+            "batches: a batch is on meta and has no values",
+            found=f"{describe((inputs, target))}, on meta",
+            needed="tensors with values",
+            do="give batches of real data, on any other device",
         )
     args, kwargs, target = map_tensors(lambda t: t.to(device, non_blocking=True), (*normalize(inputs), target))
     return *with_own_objects((args, kwargs)), target

@@ -8,10 +8,18 @@ from torch import Tensor
 
 def same_values(one: Tensor, other: Tensor) -> bool:
     """Have tensors of one device and type the same shape and entries? NaN is the same as NaN."""
+    if torch.strided not in (one.layout, other.layout):
+        return one.shape == other.shape and all(map(same_values, _stored_parts(one), _stored_parts(other)))
     if torch.equal(one, other):
         return True
     has_nan = one.is_floating_point() or one.is_complex()
     return has_nan and one.shape == other.shape and bool(same_entries(one, other).all())
+
+
+def _stored_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of the entries that a sparse tensor stores, in order, and these."""
+    stored = tensor.detach().to_sparse_coo().coalesce()
+    return stored.indices(), stored.values()
 
 
 def same_entries(one: Tensor, other: Tensor) -> Tensor:

@@ -37,6 +37,39 @@ class Conv(nn.Module):
         return self.fc(self.conv2(self.norm(self.conv1(x)).relu()).relu().mean((2, 3)))
 
 
+class OnGraph(nn.Module):
+    """Nodes that are given what their neighbours have, by a sparse matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, neighbours: Tensor) -> Tensor:
+        return self.last(torch.sparse.mm(neighbours, self.first(x)).relu())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support")  # torch warns of the first
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_batches_are_cut_into_samples_too(layout: torch.layout) -> None:
+    dense = torch.randn(6, 4).relu()
+    x, y = dense.to_sparse(layout=layout), torch.randn(6)
+    axes = SampleAxes.of((x, y), 0)
+    assert axes is not None
+    part, target = axes.samples((x, y), 2, 3)
+    assert part.layout == layout
+    assert torch.equal(part.to_dense(), dense[2:5])
+    assert torch.equal(target, y[2:5])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support")  # torch warns of the first
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_models_with_sparse_matrices_are_calibrated(layout: torch.layout) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(4, 5), torch.eye(4).to_sparse(layout=layout)
+    slim = graphprune.prune_model(OnGraph(), 0.5, batch, importance="auto", calibration=[batch])
+    assert slim.first.out_features == 8
+
+
 class Block(nn.Module):
     """A pre-norm transformer block."""
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,6 +51,34 @@ def test_a_batch_without_samples_is_named() -> None:
     x = torch.randn(4, 3)
     with pytest.raises(InputError, match=r"calibration: batch 1 holds no samples[\s\S]*f32\[0, 3\]"):
         graphprune.prune_model(Net(), 0.5, x, importance="wanda", calibration=[x, x[:0]])
+
+
+@pytest.mark.parametrize("importance", ["wanda", "taylor", "auto"])
+def test_a_batch_without_values_is_named(importance: str) -> None:
+    x, classes, graph = torch.randn(4, 3), torch.zeros(4, dtype=torch.long), graphprune.trace(Net(), torch.randn(2, 3))
+    for inputs, target in ((x.to("meta"), classes), (x, classes.to("meta"))):
+        pairs = [(x, classes), (inputs, target)]
+        with pytest.raises(InputError, match="calibration: batch 1 is on meta and has no values"):
+            graph.plan(0.5, importance=importance, calibration=pairs, loss_fn=F.cross_entropy)
+
+
+def test_a_batch_without_values_is_named_after_pruning() -> None:
+    model, x = Net(), torch.randn(4, 3)
+    plan = graphprune.trace(model, x).plan(0.5)
+    for call in (
+        partial(graphprune.repair, plan.apply(model), model, plan),
+        partial(graphprune.reestimate_batch_norm, model),
+    ):
+        with pytest.raises(InputError, match="calibration: batch 0 is on meta and has no values"):
+            call([x.to("meta")])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support")  # torch warns of the first
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_layer_that_takes_no_sparse_batch_asks_for_a_dense_one(layout: torch.layout) -> None:
+    x = torch.randn(4, 3)
+    with pytest.raises(InputError, match=r"failed on batch 0[\s\S]*do: *make the sparse tensors .* dense"):
+        graphprune.prune_model(Net(), 0.5, x, importance="auto", calibration=[x.to_sparse(layout=layout)])
 
 
 def statistics(calibration: Any, loss_fn: Any = None, model: nn.Module | None = None) -> Statistics:

@@ -13,6 +13,7 @@ import graphprune
 
 COLUMNS = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python tells no columns")
 WIDTH = 400
+ENTRY = torch.tensor([400])[0]
 X = torch.randn(2, 3, 32, 32)
 
 
@@ -68,6 +69,10 @@ WRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "with -1": (lambda x: x.view(-1, 16, 25).flatten(1), "(in x.view(-1, 16, 25)); read it from a tensor or a layer"),
     "argument": (lambda x: _as_rows(x, 400), "the size 400 is a literal (in _as_rows(x, 400))"),
     "global": (lambda x: x.view(-1, WIDTH), f"the size 400 is a plain number (in x.view(-1, WIDTH)); {FLATTEN}"),
+    "entry": (
+        lambda x: x.flatten(1) + torch.zeros(2, int(ENTRY)),
+        "the size 400 is a plain number (in torch.zeros(2, int(ENTRY))); give x.shape[1] or layer.out_features itself",
+    ),
     "zeros": (lambda x: x.flatten(1) + torch.zeros(2, 400), "(in torch.zeros(2, 400)); read it from a tensor"),
     "split": (_halves, "the size 8 is a literal (in x.split(8, 1)); write x.chunk(2, 1)"),
     "slice": (lambda x: (x[:, :8] * x[:, 8:]).repeat(1, 2, 1, 1).flatten(1), "write x.shape[1] // 2"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import linecache
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune import ChannelGraph
 from graphprune.errors import InputError
+from graphprune.inspection.explaining import _FREE
 from graphprune.inspection.remedies import _REMEDIES, remedy
 from graphprune.inspection.wording import layer_of, listed
 from models import vit
@@ -141,7 +144,8 @@ def test_why_frozen(graph: ChannelGraph, name: str, reason: str) -> None:
 
 def test_what_is_not_frozen_is_said(graph: ChannelGraph) -> None:
     explanation = graph.why_frozen("inner")
-    assert str(explanation) == "Nothing of inner (Conv2d) is frozen: it takes part in group stem and group inner."
+    nothing = "Nothing of inner (Conv2d) is frozen: it takes part in group stem and group inner."
+    assert str(explanation).splitlines() == [nothing, _FREE]
     assert explanation.frozen == ()
 
 
@@ -258,3 +262,59 @@ def test_why_heads_stay_is_told() -> None:
     with pytest.raises(InputError, match=r"heads: 0\.5 is asked of heads") as raised:
         graph.plan(heads=0.5)
     assert "graph.explain(layer) says why its channels stay" in raised.value.do
+
+
+class Counted(nn.Module):
+    """Linear 5 -> 16 -> 8 -> 3, and something done with the number of the 16 features."""
+
+    def __init__(self, used: Callable[[nn.Linear, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(5, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+        self.used = used
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.used(self.first, self.first(x))).relu())
+
+
+@pytest.mark.parametrize(
+    ("used", "size"),
+    [
+        (lambda _, y: y * math.exp(-y.shape[1]), "(0 - addmm.shape[1])"),
+        (lambda _, y: y * (y.shape[1] // 3), "(addmm.shape[1] // 3)"),
+        (lambda _, y: y * sum(y.shape), "((0 + addmm.shape[0]) + addmm.shape[1])"),
+        (lambda layer, y: y * layer.bias.numel(), "first_bias.shape[0]"),
+    ],
+)
+def test_what_stays_because_its_size_is_a_number_is_listed(used: Callable[..., Tensor], size: str) -> None:
+    graph = graphprune.trace(Counted(used), torch.randn(4, 5))
+    reason = next(one.reason for one in graph.frozen if one.axis == "first.weight[0]")
+    assert reason.startswith("the size ")
+    assert size in reason
+    assert "is used as a number, at " in reason
+    assert f"All 16 entries of first.weight[0] and first.bias[0] stay: {reason[:20]}" in str(graph.why_frozen("first"))
+    assert {choice.group: bool(choice.removed) for choice in graph.plan(0.5).choices} == {"first": False, "inner": True}
+
+
+def test_what_only_a_plan_says_is_pointed_to() -> None:
+    graph = graphprune.trace(Counted(lambda _, y: y * 2 if y.shape[1] >= 16 else y), torch.randn(4, 5))
+    assert not any(one.axis == "first.weight[0]" for one in graph.frozen)
+    assert _FREE in str(graph.why_frozen("first"))
+
+
+class Scaled(nn.Module):
+    """Two layers of whose widths the code uses two differences: neither alone holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 16), nn.Linear(5, 8), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.first(x), self.second(x)
+        apart = math.exp(-abs(y.shape[1] - 3 * z.shape[1])) + math.exp(-abs(y.shape[1] - 2 * z.shape[1]))
+        return self.last(torch.cat([y, z], 1) * apart)
+
+
+def test_sizes_that_hold_together_are_named() -> None:
+    graph = graphprune.trace(Scaled(), torch.randn(4, 5))
+    text = str(graph.why_frozen("first"))
+    assert re.search(r"tie the units of group first to others such that none can go: the size .* is used as", text)

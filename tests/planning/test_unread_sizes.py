@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +175,37 @@ def test_descriptions_of_modules_follow_these() -> None:
     ]
     assert slim.other_info == model.other_info
     assert model.feature_info[0]["num_chs"] == 16
+
+
+class Configured(nn.Module):
+    """A layer of 16 channels, and dictionaries that speak of them; one of labels, one that holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[Any, Any] = {"embed_dim": 16, "dims": [3, 16], "inner": {"width": 16}, "image_size": 16}
+        self.settings |= {16: 16, "num_classes": 5, "name": "stem"}
+        self.settings["own"] = self.settings
+        self.others = SimpleNamespace(table={"hidden": 16})
+        self.labels = {f"LABEL_{i}": i for i in range(17)}
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+def test_entries_of_dictionaries_follow_as_attributes_do() -> None:
+    model = Configured()
+    plan = _plan(model, ratio=0.5)
+    slim = plan.apply(model)
+    assert (slim.settings["embed_dim"], slim.settings["dims"], slim.settings["inner"]) == (8, [3, 8], {"width": 8})
+    assert slim.others.table == {"hidden": 8}
+    assert plan.stale == ("settings['image_size']",)
+    assert (slim.settings["image_size"], slim.settings[16], slim.settings["num_classes"]) == (16, 16, 5)
+    assert slim.labels == model.labels
+    assert model.settings["embed_dim"] == 16
+    again = graphprune.Plan.from_json(plan.to_json()).apply(model)
+    assert again.settings["inner"] == {"width": 8}
 
 
 TIMM = {

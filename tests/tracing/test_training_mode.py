@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,24 @@ class NewParameter(Net):
         return self.head(h) + self.aux(h)
 
 
+class Started(Net):
+    """An average that the first step of training begins, as a flag of one of several types says."""
+
+    def __init__(self, flag: Tensor, is_new: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.register_buffer("initialized", flag)
+        self.is_new = is_new
+
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            if self.is_new(self.initialized):
+                self.ema.copy_(h.detach().mean(0))
+                self.initialized.fill_(1)
+            else:
+                self.ema.lerp_(h.detach().mean(0), 0.1)
+        return self.head(h)
+
+
 class Masked(Net):
     def top(self, h: Tensor) -> Any:
         return self.head(h * self.masks if self.training else h)
@@ -163,6 +182,48 @@ def test_what_only_training_reaches_follows(kind: type[Net], tensor: str, shape:
     assert graphprune.verify(model, slim, plan, X).passed
     dense, trained = model.train()(X.expand(2, 8)), slim.train()(X.expand(2, 8))
     assert [t.shape for t in dense] == [t.shape for t in trained]
+
+
+@pytest.mark.parametrize("is_new", [operator.not_, lambda flag: flag.item() == 0, lambda flag: (flag == 0).all()])
+@pytest.mark.parametrize(
+    "flag", [torch.tensor(0), torch.tensor(False), torch.zeros(1), torch.ones((), dtype=torch.half)]
+)
+def test_training_reads_flags_of_every_type(flag: Tensor, is_new: Callable[[Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    model = Started(flag.clone(), is_new)
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert slim.ema.shape == (8,)
+    assert torch.equal(model.initialized, flag)
+    assert torch.equal(slim.initialized, flag)
+    assert [slim.train()(X).shape for _ in range(2)] == [(1, 4), (1, 4)]
+    assert slim.initialized == 1
+
+
+def test_training_reads_several_flags_in_one_buffer() -> None:
+    model = Started(torch.zeros(16), lambda flags: not flags[3:5].any())
+    assert graphprune.trace(model, X).trace.trained
+
+
+class InContainer(Net):
+    """A moving average in a list or a dictionary, which the first run in training changes."""
+
+    def __init__(self, averages: Any, key: Any) -> None:
+        super().__init__()
+        self.averages, self.key = averages, key
+
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.averages[self.key] = self.averages[self.key] * 0.9 + h.detach().mean(0) * 0.1
+        return self.head(h)
+
+
+@pytest.mark.parametrize(("averages", "key"), [([torch.zeros(16)], 0), ({"h": torch.zeros(16)}, "h")])
+def test_what_training_keeps_in_a_container_is_a_constant(averages: Any, key: Any) -> None:
+    graph = graphprune.trace(InContainer(averages, key), X)
+    why = next(one.reason for one in graph.frozen if one.axis == "body.weight[0]")
+    assert why.startswith(
+        "meets a constant tensor that is neither a parameter nor a buffer; registered as a buffer, it"
+    )
 
 
 def test_an_order_that_only_training_has_is_kept() -> None:

@@ -31,3 +31,12 @@ def test_the_parts_of_a_complex_number_are_compared() -> None:
 def test_integers() -> None:
     assert same_values(torch.arange(3), torch.arange(3))
     assert not same_values(torch.arange(3), torch.arange(1, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support")  # torch warns of the first
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_tensors_are_compared_by_the_entries_that_they_store(layout: torch.layout) -> None:
+    one = torch.tensor([[0.0, NAN], [1.0, 0.0]])
+    assert same_values(one.to_sparse(layout=layout), one.clone().to_sparse(layout=layout))
+    assert not same_values(one.to_sparse(layout=layout), one.t().to_sparse(layout=layout))
+    assert not same_values(one.to_sparse(layout=layout), one[:1].to_sparse(layout=layout))
