@@ -235,7 +235,7 @@ def _least_share(graph: ChannelGraph, facts: ModelFacts, kind: str, wanted: floa
     """The fraction of a cost nearest to one that is wanted which a plan reaches; None: there is no plan at all."""
     low, high = wanted, 1.0
     if _reaches(graph, facts, kind, wanted):
-        return wanted
+        return round(wanted, 12)  # as it was asked for: 0.9, not 0.9000000000000001
     for _ in range(_HALVINGS):
         if high - low <= _NEAR * high:
             break

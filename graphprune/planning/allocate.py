@@ -109,7 +109,7 @@ class Allocator:
 
     def _is_aligned(self, group: int) -> bool:
         """Does a group keep numbers of units that kernels are written for, because nothing else is asked of it?"""
-        free = self.setup.options.aligned and not self.setup.limits[group].own_multiple
+        free = self.setup.aligned and not self.setup.limits[group].own_multiple
         return free and self.setup.groups[group].role in CHANNELS
 
     def _allowed(self, part: SubGroup, kept: Ids) -> Mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from math import floor
+from math import ceil, floor
 
 from torch import Tensor
 
@@ -44,7 +44,9 @@ def warn_of_empty_choices(graph: Analysis, options: PruningOptions, choices: Seq
     for asked in _beyond_all_groups(graph, options):
         _warn(asked)
     if options.depth and not left_out:
-        _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
+        _warn(
+            f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {ceil(1000 / blocks) / 1000:g} or more"
+        )
 
 
 def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Plan) -> None:

@@ -73,8 +73,8 @@ def plan_for_latency(
     """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
     Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
-    to come near the budget, any numbers. Where the model meets the budget as it is, the other arguments alone ask for
-    something.
+    to come near the budget, any numbers. Where the model meets the budget as it is, or without the blocks that ``depth=``
+    leaves out, the other arguments alone ask for something.
 
     Raises:
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
@@ -86,17 +86,17 @@ def plan_for_latency(
     watch = Stopwatch(graph.examples, options.run_with)
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
-    if budget.limit >= dense:
-        took, plan = _plan_of_the_rest(_with_multiple(setup, options.multiple or 1, statistics), watch, dense)
+    if budget.limit >= dense or setup.skipped:
+        took, plan = _plan_of_the_rest(replace(setup, aligned=False), watch, dense)
         if took <= budget.limit:
             return _with_measured(plan, took)
     table = table or KernelTable(next(graph.model.parameters()).device)
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
-    for number in (None, 1) if options.aligned else (options.multiple,):
-        one = _with_multiple(setup, number, statistics)
+    for aligned in (True, False) if setup.aligned else (False,):
+        one = _LatencySearch(replace(setup, aligned=aligned), watch, budget, dense, table)
         try:
-            found.append(_LatencySearch(one, watch, budget, dense, table).plan())
+            found.append(one.plan())
         except PlanError as error:
             failure = error
         if found and found[-1][0] >= budget.limit * (1 - TOLERANCE):
@@ -105,13 +105,6 @@ def plan_for_latency(
         raise failure
     took, plan = max(found, key=lambda pair: pair[0])
     return _with_measured(plan, took)
-
-
-def _with_multiple(setup: PlanSetup, number: int | None, statistics: Statistics | None) -> PlanSetup:
-    """The same for another ``multiple``."""
-    if number == setup.options.multiple:
-        return setup
-    return PlanSetup.of(setup.graph, replace(setup.options, multiple=number), statistics)
 
 
 def _plan_of_the_rest(setup: PlanSetup, watch: Stopwatch, dense: float) -> tuple[float, Plan]:

@@ -52,6 +52,7 @@ class PlanSetup:
         zeroed: as in a :class:`graphprune.Plan`.
         limits: for each group, how many units may go.
         renumbered: as for :func:`slim_check`.
+        aligned: numbers of channels are those that kernels are written for, where nothing else is asked of them.
     """
 
     graph: Analysis
@@ -61,6 +62,7 @@ class PlanSetup:
     limits: Sequence[Limit]
     zeroed: Mapping[str, int] = field(default_factory=dict)
     renumbered: Renumbering | None = None
+    aligned: bool = False
 
     @staticmethod
     def of(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> PlanSetup:
@@ -80,7 +82,7 @@ class PlanSetup:
         _require_traced_sizes(graph)
         scores = UnitScores(graph, options, statistics)
         limits = _limits(graph, options)
-        setup = PlanSetup(graph, options, scores, (), limits)
+        setup = PlanSetup(graph, options, scores, (), limits, aligned=options.aligned)
         chosen_later = not options.depth or options.allocation == SEARCHED
         return setup if chosen_later else replace(setup, skipped=setup.least_influential())
 

@@ -39,6 +39,7 @@ _WIDTHS = frozenset(
 )
 _OTHERS = frozenset(
     "layer layers block blocks class classes label labels depth depths ratio factor stride kernel patch patches "
+    "batch epoch epochs seed version bits seq "
     "image img window vocab position positions token tokens max min stage stages level levels".split()
 )
 _FEATURES = frozenset("feature features feat feats embed embd embedding hidden model".split())

@@ -226,5 +226,8 @@ def _as_built(model: nn.Module, own: Tables) -> dict[str, Tensor]:
     if config is None:
         return {}
     dtype = next((p.dtype for p in own.parameters.values() if p.is_floating_point()), torch.float32)
-    built = tables(build_empty(type(model), copy.deepcopy(config), dtype))
+    try:
+        built = tables(build_empty(type(model), copy.deepcopy(config), dtype))
+    except TypeError:  # its constructor asks for more than a configuration
+        return {}
     return built.buffers | built.plain

@@ -70,25 +70,28 @@ def check_file_path(name: str, value: object, example: str) -> Path:
     return file
 
 
-_HEAD = 4096
+_ENDS = 4096
+"""Bytes at the beginning and at the end of a file that are looked at."""
 
 
 def check_own_file(name: str, path: Path, mark: str, kind: str) -> None:
-    """Raise an InputError if there is a file already whose first bytes do not say that graphprune wrote it.
+    """Raise an InputError if there is a file already of which neither beginning nor end says that graphprune wrote it.
 
     One that is empty, as a temporary file is, may be replaced.
 
     Args:
         name: of the argument that gives the path.
         path: of the file that is to be written.
-        mark: a text at the beginning of all files of the kind that are written here.
+        mark: a text at the beginning or the end of all files of the kind that are written here.
         kind: what the file is, for the message.
     """
     if not path.is_file():
         return
     with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if head and mark.encode() not in head:
+        ends = file.read(_ENDS)
+        file.seek(max(path.stat().st_size - _ENDS, len(ends)))
+        ends += file.read()
+    if ends and mark.encode() not in ends:
         raise InputError(
             f"{name}: {path} exists and is no {kind} that graphprune wrote",
             where=str(path),

@@ -202,8 +202,8 @@ def _write(
 
     writer = gguf.GGUFWriter(path, layout.architecture)
     try:
-        writer.add_name(name)
         writer.add_description(_WRITTEN_BY)
+        writer.add_name(name)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_file_type(gguf.LlamaFileType[DTYPES[dtype]])
         _add_sizes(writer, decoder)
