@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.utils.held import attribute_table, globals_read, held_by_function, slot_values, slots_of
@@ -28,8 +29,8 @@ _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains_
 _MOST = 400
 """So many are followed: large libraries lead from everywhere to everything."""
 _KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
-_KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary)
-"""Classes of Python's whose instances a program may keep something in."""
+_KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, RemovableHandle)
+"""Classes of Python's and torch's whose instances a program may keep something in."""
 _PASSED_OVER = (nn.Module, Tensor, Enum, BaseException)
 
 
@@ -158,7 +159,7 @@ def _without_wrappers(value: Any) -> Any:
 
 
 def may_keep(value: Any) -> bool:
-    """Is it a container or an object of the user's, or of a class of Python's that programs keep something in?"""
+    """Is it a container or an object of the user's, or of a class of others that programs keep something in?"""
     kind = type(value)
     keeps = kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
     return kind in _KEEPERS or (keeps and not is_own(kind.__module__))

@@ -9,6 +9,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import container_base, is_dict, items, put_back
 from graphprune.tracing.kept_tables import emptied_tables
@@ -68,6 +69,8 @@ def restores_of(value: Any) -> Iterator[Restore]:
     else:
         if container_base(value) is not None:
             yield put_back(value)
+        if isinstance(value, RemovableHandle):
+            yield from map(put_back, _tables_of(value))
         yield from _attributes_restores(value)
 
 
@@ -77,6 +80,12 @@ def _attributes_restores(value: Any) -> Iterator[Restore]:
         yield put_back(table)
     if slots_of(value):
         yield partial(_put_back_slots, value, slot_values(value))
+
+
+def _tables_of(handle: RemovableHandle) -> list[dict[int, Any]]:
+    """The tables in which there is the hook of a handle, as long as its module or tensor is there."""
+    tables = (reference() for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref))
+    return [table for table in tables if table is not None]
 
 
 def _function_restores(function: FunctionType) -> Iterator[Restore]:
