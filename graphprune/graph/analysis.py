@@ -214,6 +214,11 @@ class Analysis:
         gone = {node for call in self.trace.calls if call.path in skipped for node in nodes[call.start : call.stop]}
         return [node for node in nodes if node not in gone]
 
+    def has_groups(self, removed: Mapping[str, tuple[int, Sequence[int]]]) -> bool:
+        """Are there all groups that lose units, with as many units? See :meth:`alive`."""
+        units = {g.name: g.units for g in self.groups}
+        return all(units.get(name) == count for name, (count, numbers) in removed.items() if numbers)
+
     def alive(self, removed: Mapping[str, tuple[int, Sequence[int]]]) -> Mask:
         """For every class of labels, whether it lives.
 

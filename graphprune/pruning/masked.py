@@ -44,7 +44,7 @@ from graphprune.tracing.running import Outputs, picked
 from graphprune.tracing.side_effects import nothing_kept
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.tracer import Trace, record
-from graphprune.utils.arrays import Mask
+from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, is_random, returns_view, short_name
@@ -72,22 +72,51 @@ class MaskedRun:
 def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
     """For every class of labels, whether it lives.
 
-    A model that looks at values may reach other modules in every run, and has other groups then: what is gone of it is
-    told by the entries of the parameters that lose some. Those that are merged stay, each with the mean in its place.
+    A model that looks at values may reach other modules in every run, and has other groups then; so has one that has
+    run since its plan was made and keeps what it worked out. Then what is gone is told by the entries of the parameters
+    that lose some. Those that are merged stay, each with the mean in its place.
+
+    Raises:
+        PlanError: these entries do not tell it either.
     """
-    if plan is None or graph.trace.on_meta:
+    if plan is None or (graph.trace.on_meta and (graph.has_groups(plan.removed) or not tells_removed(graph, plan))):
         return graph.alive(plan.removed if plan else {})
-    found, axes = graph.units.occurrences, graph.units.axes
-    bounds = np.searchsorted(found.axis, np.arange(len(axes) + 1))
+    return graph.solution.alive(_units_without_entries(graph, plan))
+
+
+def tells_removed(graph: Analysis, plan: Plan) -> bool:
+    """Do units that lose all of their entries tell which entries go of all parameters that a trace reads?"""
+    read = {node.meta.get("tensor") for node in graph.trace.graph.nodes}
+    lost = {
+        (name, dim): kept
+        for name, dims in plan.kept.items()
+        for dim, kept in dims.items()
+        if name in read and dim not in plan.merged.get(name, {})
+    }
+    axes = {(a.parameter_axis.parameter, a.parameter_axis.dim): i for i, a in enumerate(graph.units.axes)}
+    if not lost or not lost.keys() <= axes.keys():
+        return False
+    gone = _units_without_entries(graph, plan)
+    for (name, dim), kept in lost.items():
+        units, entries = graph.units.occurrences.along(axes[name, dim])
+        expected = np.setdiff1d(np.arange(plan.shapes[name][dim]), kept)
+        if not np.array_equal(np.unique(entries[np.isin(units, gone)]), expected):
+            return False
+    return True
+
+
+def _units_without_entries(graph: Analysis, plan: Plan) -> Ids:
+    """The units that no entry is left of, of parameters that lose some."""
     gone, living = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for axis, start, stop in zip(axes, bounds[:-1], bounds[1:], strict=True):
+    for number, axis in enumerate(graph.units.axes):
         name, dim = axis.parameter_axis.parameter, axis.parameter_axis.dim
         kept = plan.kept.get(name, {}).get(dim)
         if kept is not None and dim not in plan.merged.get(name, {}):
-            lives = np.isin(found.index[start:stop], kept)
-            gone.append(found.unit[start:stop][~lives])
-            living.append(found.unit[start:stop][lives])
-    return graph.solution.alive(np.setdiff1d(np.concatenate(gone), np.concatenate(living)))
+            units, entries = graph.units.occurrences.along(number)
+            lives = np.isin(entries, kept)
+            gone.append(units[~lives])
+            living.append(units[lives])
+    return np.setdiff1d(np.concatenate(gone), np.concatenate(living))
 
 
 class Masks:

@@ -16,7 +16,7 @@ from graphprune.pruning.averaged import with_means
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
 from graphprune.pruning.later_tensors import without_later_tensors
-from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
+from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries, tells_removed
 from graphprune.pruning.own_types import require_runs
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
@@ -258,12 +258,13 @@ def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | N
 def _require_known(graph: Analysis, plan: Plan) -> None:
     """Raise a PlanError if a plan removes something of groups that were not found: other outputs make other groups.
 
-    So does every run of a model that looks at values; its plan need only fit its tensors.
+    So does every run of a model that looks at values; its plan need only fit its tensors. A model that keeps what a run
+    worked out has other groups after it; the entries that the plan takes from its parameters may tell as much.
     """
     own = {group.name for group in graph.groups}
     taken = (choice.group for choice in plan.choices if choice.removed) if graph.trace.on_meta else ()
     other = next((name for name in taken if name not in own), None)
-    if other is not None:
+    if other is not None and not tells_removed(graph, plan):
         names = ", ".join([*sorted(own)[:4], *(["..."] if len(own) > 4 else [])])
         raise PlanError(
             f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}",

@@ -1,7 +1,8 @@
 """What a model's forward may reach outside of the model: functions, and what these keep between calls.
 
 The walk begins at the functions that run in any case, and goes by names: to methods that are called so, to globals,
-closures, defaults, and attributes. Python's own, torch and numpy keep nothing of a program in theirs.
+closures, defaults, attributes, and what is in files that functions import or look up. Python's own, torch and numpy
+keep nothing of a program in theirs.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import sys
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from threading import local
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.utils.held import attribute_table, globals_read, held_by_function, slot_values, slots_of
@@ -28,9 +29,9 @@ _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains_
 _MOST = 400
 """So many are followed: large libraries lead from everywhere to everything."""
 _KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
-_KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary)
-"""Classes of Python's whose instances a program may keep something in."""
-_PASSED_OVER = (nn.Module, Tensor, Enum, BaseException)
+_KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, RemovableHandle)
+"""Classes of Python's and torch's whose instances a program may keep something in."""
+_PASSED_OVER = (nn.Module, Tensor, BaseException)
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -39,12 +40,13 @@ def is_own(module: str) -> bool:
     return module.partition(".")[0] in _OWN
 
 
-def may_write_to(classes: Iterable[type], held: Iterable[FunctionType]) -> list[Any]:
+def may_write_to(classes: Iterable[type], held: Iterable[FunctionType], own: Iterable[Any] = ()) -> list[Any]:
     """The functions, classes, objects and containers of users that a run may reach, the nearest first.
 
     Args:
         classes: of the model's modules.
         held: functions that run, such as hooks.
+        own: what modules hold. It is left alone, unlike its classes and functions, and what these reach.
     """
     walk = _Walk()
     for kind in classes:
@@ -53,7 +55,23 @@ def may_write_to(classes: Iterable[type], held: Iterable[FunctionType]) -> list[
     walk.waiting.extend(held)
     walk.use(("forward",))
     walk.go()
+    walk.waiting.extend(_classes_and_functions(own))
+    walk.go()
     return list(walk.found.values())
+
+
+def _classes_and_functions(values: Iterable[Any]) -> Iterator[type | FunctionType]:
+    """Those of the objects that are or that hold each other, the nearest first."""
+    waiting, seen = deque(values), dict[int, Any]()
+    while waiting and len(seen) < _MOST:
+        value = waiting.popleft()
+        if id(value) in seen or not _may_hold(value):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, type | FunctionType):
+            yield value
+        else:
+            waiting.extend(_held_by(value))
 
 
 def functions_held(values: Iterable[Any], names: Iterable[str]) -> list[FunctionType]:
@@ -111,6 +129,7 @@ class _Walk:
 
     def add_class(self, kind: type) -> None:
         """Its attributes may be written to, and its methods run when a name is used, or by the language itself."""
+        self.waiting.extend((*kind.__mro__[1:], type(kind)))
         for name, value in vars(kind).items():
             function = function_of(value)
             if function is None:
@@ -158,7 +177,7 @@ def _without_wrappers(value: Any) -> Any:
 
 
 def may_keep(value: Any) -> bool:
-    """Is it a container or an object of the user's, or of a class of Python's that programs keep something in?"""
+    """Is it a container or an object of the user's, or of a class of others that programs keep something in?"""
     kind = type(value)
     keeps = kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
     return kind in _KEEPERS or (keeps and not is_own(kind.__module__))
@@ -192,11 +211,39 @@ _HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
 def _led_to_by(function: FunctionType) -> Iterator[Any]:
     yield from held_by_function(function)
     yield from vars(function).values()
-    for _, value in globals_read(function):
-        if not isinstance(value, ModuleType):
-            yield value
-        elif not is_own(value.__name__):
-            yield from (vars(value)[name] for name in _names(function.__code__) if name in vars(value))
+    read = [value for _, value in globals_read(function)]
+    yield from (value for value in read if not isinstance(value, ModuleType))
+    names = _names(function.__code__)
+    yield from _found_in([value for value in read if isinstance(value, ModuleType)], names)
+    texts = _texts(function.__code__)
+    loaded = (sys.modules.get(name) for name in (*names, *texts, *filter(_is_text, read)))
+    yield from _found_in(filter(None, loaded), names | texts)
+    if "globals" in names:
+        yield from (function.__globals__[name] for name in texts if name in function.__globals__)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _found_in(modules: Iterable[Any], names: frozenset[str]) -> Iterator[Any]:
+    """What modules of users, and those in them, hold under some names."""
+    waiting, seen = list(modules), set[int]()
+    while waiting:
+        module = waiting.pop()
+        if not isinstance(module, ModuleType) or id(module) in seen or is_own(module.__name__):
+            continue
+        seen.add(id(module))
+        found = [vars(module)[name] for name in sorted(names) if name in vars(module)]
+        yield from found
+        waiting += found
+
+
+@functools.lru_cache(maxsize=4096)
+def _texts(code: CodeType) -> frozenset[str]:
+    """The texts in a function and those within it, among which there may be names of modules and globals."""
+    inner = (_texts(c) for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(filter(_is_text, code.co_consts)).union(*inner)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
-from graphprune.utils.held import held_functions, tensors_in_objects
+from graphprune.utils.held import tensors_in_objects
 from graphprune.utils.modules import tables
 from graphprune.utils.switches import set_training
 from graphprune.utils.tree import PLAIN, iterators_in, output_tensors
@@ -55,10 +55,14 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     own = recorder.model_copy
     holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True
+<<<<<<< HEAD
     if recorder.on_meta and own.module.training:
         _give_buffers_values(recorder)
     functions = held_functions(holders)
     restored = restored_globals(own.modules, functions)
+=======
+    restored = restored_globals(own.modules, holders)
+>>>>>>> h6
     with recording(recorder), restored as reached, emptied_tables(holders, reached):
         result = seen.run(own.module)
         # It may compute, as forward does, and look at values: then the trace with real tensors says what fails.

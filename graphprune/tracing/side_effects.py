@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import CellType, FunctionType
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import container_base, is_dict, items, put_back
 from graphprune.tracing.kept_tables import emptied_tables
 from graphprune.tracing.may_write import CACHED, is_own, may_write_to
+from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
 from graphprune.utils.held import attribute_table, contents, global_names, held_functions, slot_values, slots_of
 from graphprune.utils.modules import Modules, tables
@@ -21,15 +23,16 @@ Restore = Callable[[], None]
 
 
 @contextmanager
-def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> Iterator[list[Any]]:
+def restored_globals(submodules: Modules, holders: Modules) -> Iterator[list[Any]]:
     """Undo what a traced run does to globals, closures, defaults, attributes of functions, objects and classes: those
     that it may reach, which are yielded.
 
     Args:
         submodules: of the model. What they hold themselves is left alone.
-        held: the functions that these hold as attributes or hooks, with their paths.
+        holders: those of them that may hold functions or objects.
     """
-    reached = may_write_to(_classes(submodules), [function for _, function in held])
+    functions = [function for _, function in held_functions(holders)]
+    reached = may_write_to(_classes(submodules), functions, values_held(holders))
     restores = [restore for value in reached for restore in restores_of(value)]
     try:
         for value in reached:
@@ -47,7 +50,7 @@ def nothing_kept(model: nn.Module) -> Iterator[None]:
     own = tables(model)
     with (
         empty_caches(own.modules, own.holders),
-        restored_globals(own.modules, held_functions(own.modules)) as reached,
+        restored_globals(own.modules, own.modules) as reached,
         emptied_tables(own.holders, reached),
     ):
         yield
@@ -68,6 +71,8 @@ def restores_of(value: Any) -> Iterator[Restore]:
     else:
         if container_base(value) is not None:
             yield put_back(value)
+        if isinstance(value, RemovableHandle):
+            yield from map(put_back, _tables_of(value))
         yield from _attributes_restores(value)
 
 
@@ -77,6 +82,12 @@ def _attributes_restores(value: Any) -> Iterator[Restore]:
         yield put_back(table)
     if slots_of(value):
         yield partial(_put_back_slots, value, slot_values(value))
+
+
+def _tables_of(handle: RemovableHandle) -> list[dict[int, Any]]:
+    """The tables in which there is the hook of a handle, as long as its module or tensor is there."""
+    tables = (reference() for reference in (handle.hooks_dict_ref, *handle.extra_dict_ref))
+    return [table for table in tables if table is not None]
 
 
 def _function_restores(function: FunctionType) -> Iterator[Restore]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphprune.utils.held import slots_of
+from graphprune.utils.held import hook_tables, slots_of
+from graphprune.utils.modules import Modules
 
 MOST_HELD = 256
 """A container with more entries is a vocabulary or a log rather than a list of sizes."""
@@ -57,6 +58,12 @@ def attributes_held(holder: Any) -> dict[str, Any]:
         if hasattr(holder, name):
             found[name] = getattr(holder, name)
     return {name: value for name, value in found.items() if name.isidentifier()}
+
+
+def values_held(modules: Modules) -> list[Any]:
+    """The attributes of modules, and their tables of hooks."""
+    hooks = (vars(m)[name] for _, m in modules for name in hook_tables(tuple(vars(m))))
+    return [v for _, m in modules for v in attributes_held(m).values()] + list(filter(None, hooks))
 
 
 def class_integers(kind: type[nn.Module]) -> dict[str, int]:

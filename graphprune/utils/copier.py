@@ -20,6 +20,7 @@ from weakref import getweakrefcount
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.utils.checks import with_article
@@ -359,6 +360,17 @@ class Copier:
         copied = self._target(target)
         return reference if copied is target else weakref.ref(copied, self.copied(reference.__callback__))
 
+    def _handle(self, handle: RemovableHandle) -> RemovableHandle:
+        """The handle of the copy's hook, in functions too.
+
+        Hooks of tensors and of modules elsewhere are not copied: then it has nothing to remove, as with ``deepcopy``.
+        """
+        hooks, number, *extra = handle.__getstate__()
+        own = id(hooks) in self._parts()
+        made = self.memo[id(handle)] = object.__new__(type(handle))
+        made.__setstate__((self.copied(hooks) if own else None, number, *(self.copied(extra) if own else ())))
+        return made
+
     def _weak_method(self, reference: weakref.WeakMethod[Any]) -> Any:
         method = reference()
         copied = None if method is None else self._target(method.__self__)
@@ -397,6 +409,7 @@ _KINDS: dict[type, Callable[[Copier, Any], Any]] = {
     MethodType: Copier._method,
     BuiltinMethodType: Copier._builtin,
     functools._lru_cache_wrapper: Copier._cached,
+    RemovableHandle: Copier._handle,
     weakref.ref: Copier._reference,
     weakref.ReferenceType: Copier._reference,
     weakref.WeakMethod: Copier._weak_method,

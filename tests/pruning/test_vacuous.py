@@ -182,6 +182,40 @@ def test_a_group_that_keeps_all_need_not_be_found_with_other_outputs() -> None:
     assert graphprune.trace(model, x).cost(plan) == graphprune.trace(model, x).cost()
 
 
+class Slopes(nn.Module):
+    """Attention with a bias for each of 4 heads, of the last length. [n, steps, 8] -> [n, steps, 4]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.leave = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(32, 4)
+        self.register_buffer("slopes", 2.0 ** -torch.arange(1.0, 5.0)[:, None, None])
+        self.bias: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.shape[1]
+        if self.bias is None or self.bias.shape[-1] != steps:
+            self.bias = self.get_buffer("slopes") * torch.arange(steps)
+        query, value = (
+            layer(x).view(*x.shape[:2], self.slopes.shape[0], -1).transpose(1, 2) for layer in (self.query, self.value)
+        )
+        out: Tensor = self.leave(((query @ query.mT + self.bias).softmax(-1) @ value).transpose(1, 2).flatten(2))
+        return out
+
+
+def test_a_model_that_has_run_since_is_compared_by_the_entries_that_are_gone() -> None:
+    """Its kept bias has 4 heads, and they are no group any more."""
+    torch.manual_seed(0)
+    model, x = Slopes().eval(), torch.randn(1, 5, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert any(choice.role == "heads" and choice.removed for choice in plan.choices)
+    slim = plan.apply(model)
+    model(x)
+    assert graphprune.verify(model, slim, plan, x).passed
+    with torch.no_grad():
+        slim.get_parameter("query.weight")[0, 0] += 1
+    assert not graphprune.verify(model, slim, plan, x).passed
+
+
 def test_infinities_at_the_same_places_are_equal() -> None:
     class Masked(Constant):
         def forward(self, x: Tensor) -> Tensor:

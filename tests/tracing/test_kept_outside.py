@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import weakref
 from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable
-from types import SimpleNamespace
+from enum import Enum
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
@@ -276,6 +278,110 @@ def test_objects_that_answer_in_their_own_way_are_left_alone() -> None:
     model, x = Network(find).double().eval(), torch.randn(2, 6, 5).double()
     slim = graphprune.prune_model(model, 0.5, example_inputs=x)
     assert slim.hidden.out_features == 6 and dict.__repr__(UNWRITABLE) == "{'one': 1}"
+
+
+Widths = dict[int, int]
+
+
+def divided(known: Widths, width: int, heads: int) -> int:
+    if width not in known:
+        known[width] = width // heads
+    return known[width]
+
+
+class OfClass:
+    known: ClassVar[Widths] = {}
+
+    def __call__(self, width: int, heads: int) -> int:
+        return divided(self.known, width, heads)
+
+    @classmethod
+    def find(cls, width: int, heads: int) -> int:
+        return divided(cls.known, width, heads)
+
+
+class Inheriting(OfClass):
+    __slots__ = ("ratio",)
+
+
+class Kind(type):
+    known: ClassVar[Widths] = {}
+
+
+class OfKind(metaclass=Kind):
+    @classmethod
+    def find(cls, width: int, heads: int) -> int:
+        return divided(cls.known, width, heads)
+
+
+class OfEnum(Enum):
+    TABLE: Widths = {}  # noqa: RUF012
+
+    def find(self, width: int, heads: int) -> int:
+        return divided(self.value, width, heads)
+
+
+MODULE: Any = ModuleType("widths_of_a_test")
+MODULE.known = {}
+
+
+def loaded(width: int, heads: int) -> int:
+    return divided(sys.modules["widths_of_a_test"].known, width, heads)
+
+
+def imported(width: int, heads: int) -> int:
+    import widths_of_a_test
+
+    return divided(widths_of_a_test.known, width, heads)
+
+
+OWN: Widths = {}
+
+
+def by_text(width: int, heads: int) -> int:
+    return divided(globals()["OWN"], width, heads)
+
+
+class Heads(nn.Module):
+    """Attention of 4 heads, whose width it looks up. [n, steps, 8] -> [n, steps, 4]"""
+
+    def __init__(self, find: Callable[[int, int], int]) -> None:
+        super().__init__()
+        self.query, self.value, self.leave = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(32, 4)
+        self.find = find
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, value = (self.split(layer(x)) for layer in (self.query, self.value))
+        out = (query @ query.mT).softmax(-1) @ value
+        left: Tensor = self.leave(out.transpose(1, 2).flatten(2))
+        return left
+
+    def split(self, y: Tensor) -> Tensor:
+        return y.view(*y.shape[:2], 4, self.find(y.shape[-1], 4)).transpose(1, 2)
+
+
+FINDERS: dict[str, tuple[Callable[[int, int], int], Widths]] = {
+    "class of an object": (OfClass(), OfClass.known),
+    "base of its class": (Inheriting(), OfClass.known),
+    "class method": (OfClass.find, OfClass.known),
+    "inherited class method": (Inheriting.find, OfClass.known),
+    "class of a class": (OfKind.find, Kind.known),
+    "enumeration": (OfEnum.TABLE.find, OfEnum.TABLE.value),
+    "loaded module": (loaded, MODULE.known),
+    "import in a function": (imported, MODULE.known),
+    "globals()": (by_text, OWN),
+}
+
+
+@pytest.mark.parametrize("place", FINDERS)
+def test_a_trace_leaves_no_sizes_where_helpers_keep_numbers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next trace compared with those that it found there, and every channel was kept."""
+    monkeypatch.setitem(sys.modules, MODULE.__name__, MODULE)
+    find, known = FINDERS[place]
+    model, x = Heads(find).eval(), torch.randn(1, 5, 8)
+    plans = [graphprune.trace(model, x).plan(0.5) for _ in range(2)]
+    assert not known
+    assert plans[0].entries == plans[1].entries == (708, 356)
 
 
 CALLS, RATES, LAST = torch.zeros(1), torch.ones(4, 2, dtype=torch.long), torch.zeros(4)

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +59,112 @@ def test_a_hook_handle_removes_the_hook_of_the_copy() -> None:
     slim.handle.remove()
     slim(X), model(X)
     assert (slim.calls, model.calls) == (1, 1)
+
+
+HANDLES: dict[str, Any] = {}
+
+
+def remove_known(*_: Any) -> None:
+    HANDLES["a"].remove()
+
+
+def known_removal(handles: dict[str, Any]) -> Callable[..., None]:
+    return remove_known
+
+
+def closure_removal(handles: dict[str, Any]) -> Callable[..., None]:
+    return lambda *_: handles["a"].remove()
+
+
+def default_removal(handles: dict[str, Any]) -> Callable[..., None]:
+    def once(*_: Any, handles: dict[str, Any] = handles) -> None:
+        handles["a"].remove()
+
+    return once
+
+
+def stack_removal(handles: dict[str, Any]) -> Callable[..., None]:
+    handles["stack"] = stack = ExitStack()
+    return lambda *_: stack.close()
+
+
+@pytest.mark.parametrize("removal", [known_removal, closure_removal, default_removal, stack_removal])
+def test_hooks_that_remove_themselves_are_there_after_a_trace(removal: Any) -> None:
+    """A trace ran the hook, which took away that of the user's model."""
+    handles: dict[str, Any] = HANDLES if removal is known_removal else {}
+    model = Net()
+    handles["a"] = model.a.register_forward_hook(removal(handles), always_call=True)
+    if "stack" in handles:
+        handles["stack"].callback(handles["a"].remove)
+    graphprune.trace(model, X)
+    assert all(len(table) == 1 for table in _tables(model.a))
+    slim = slim_of(model)
+    assert all(len(table) == 1 for table in _tables(model.a)) and not any(_tables(slim.a))
+    model(X)
+    assert not any(_tables(model.a))
+
+
+def _tables(module: nn.Module) -> list[dict[int, Any]]:
+    return [module._forward_hooks, module._forward_hooks_always_called]
+
+
+class Scaled(nn.Module):
+    """Sets its scale by the first batch that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(32))
+
+        def begin(module: Scaled, args: tuple[Tensor]) -> None:
+            module.scale.data.copy_(1 / args[0].std(0))
+            handle.remove()
+
+        handle = self.register_forward_pre_hook(begin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_what_a_hook_initializes_once_is_pruned_before_and_initialized_after() -> None:
+    model = nn.Sequential(nn.Linear(4, 32), Scaled(), nn.ReLU(), nn.Linear(32, 3)).eval()
+    slim = graphprune.prune_model(model, 0.5, X)
+    scales = [m.get_parameter("1.scale") for m in (model, slim)]
+    assert all(bool((scale == 1).all()) for scale in scales) and scales[1].shape == (16,)
+    model(X), slim(X)
+    assert not any(bool((scale == 1).any()) for scale in scales)
+
+
+def test_hooks_that_forward_removes_by_a_global_name_are_there_after_a_trace() -> None:
+    class Removing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            HANDLES["a"].remove()
+            return super().forward(x)
+
+    model = Removing()
+    HANDLES["a"] = model.a.register_forward_hook(lambda *_: None)
+    graphprune.prune_model(model, 0.5, X)
+    assert len(model.a._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("first", ["stop", "handles"])
+@pytest.mark.parametrize("use", ["stop", "handles"])
+def test_functions_and_lists_hold_the_same_handles(first: str, use: str) -> None:
+    """The copy of the function held the user's handle, and then so did the copy of the list."""
+    model, found = Net(), {}
+    handle = model.a.register_forward_hook(lambda module, args, output: found.update(a=output))
+    held = {"stop": lambda: handle.remove(), "handles": [handle]}
+    vars(model).update({name: held[name] for name in (first, *(held.keys() - {first}))})
+    slim: Any = graphprune.prune_model(model, 0.5, X)
+    slim.stop() if use == "stop" else slim.handles[0].remove()
+    assert not slim.a._forward_hooks and len(model.a._forward_hooks) == 1
+
+
+def test_handles_of_other_modules_are_no_part_of_a_copy() -> None:
+    other, model = nn.Linear(1, 1), Net()
+    handle = other.register_forward_hook(lambda *_: None)
+    model.a.register_forward_hook(lambda *_: handle.remove())
+    graphprune.prune_model(model, 0.5, X)
+    assert len(other._forward_hooks) == 1
 
 
 def test_copies_have_tables_of_hooks_of_their_own() -> None:

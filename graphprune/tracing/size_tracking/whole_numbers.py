@@ -22,11 +22,10 @@ import numpy as np
 
 from graphprune.tracing.may_write import function_of, functions_held, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
-from graphprune.tracing.size_places import attributes_held
+from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
-from graphprune.utils.held import hook_tables
 from graphprune.utils.modules import Modules
 
 
@@ -139,9 +138,7 @@ def _users(kind: type) -> _Users:
 
 def _users_held(holders: Modules, names: Iterable[str]) -> list[_Users]:
     """The functions in what modules hold, attributes and hooks, where ``forward`` uses these names."""
-    hooks = (vars(m)[name] for _, m in holders for name in hook_tables(tuple(vars(m))))
-    held = [value for _, module in holders for value in attributes_held(module).values()]
-    return [_Users.among(functions_held([*held, *filter(None, hooks)], names))]
+    return [_Users.among(functions_held(values_held(holders), names))]
 
 
 def _reached(kind: type) -> Iterator[FunctionType]:
