@@ -202,6 +202,9 @@ def is_part(own: Tensor, whole: Tensor, start: int, taken: int, count: int) -> b
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape differ by rounding only; whole numbers and truth values do not round."""
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
     scale = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=0, atol=_tolerance(a) * scale, equal_nan=True)
 

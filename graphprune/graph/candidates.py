@@ -57,8 +57,13 @@ def held_width(graph: Analysis) -> Mapping[int, str]:
 def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, str]:
     """The channels of heads that these constraints hold though all heads are to become narrower, and why."""
     constraints = candidates(graph, narrower=("head_width",), read=read)[1]
-    tied = {unit: tied_by(e) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()}
-    return {unit: why for unit, why in (tied | constraints.frozen).items() if graph.solution.kind[unit] == CELL}
+    held = _fixed(constraints) | constraints.frozen
+    return {unit: why for unit, why in held.items() if graph.solution.kind[unit] == CELL}
+
+
+def _fixed(constraints: SizeConstraints) -> dict[int, str]:
+    """The units of which a size fixes how many stay, and why."""
+    return {unit: tied_by(e) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()}
 
 
 def _is_fixed(equation: Equation) -> bool:
@@ -116,6 +121,8 @@ def candidates(
         free = _outermost(graph, reached, narrower, frozen)
         constraints = (read or graph.constraints)(free)
         found = constraints.products if constraints.frozen.keys() <= frozen.keys() else constraints.frozen
+        fixed = _fixed(constraints)  # a repeat of heads that stay must not hold the channels within it
+        found = {unit: why for unit, why in fixed.items() if graph.solution.kind[unit] == REPEAT} | found
         if found.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
             return free, constraints

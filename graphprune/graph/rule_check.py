@@ -190,16 +190,16 @@ def rectangular(found: SampleLabels, alive: Mask, same: bool) -> bool:
     """
     for ids, _ in found.labels.facts.rectangles:
         classes = found.solution.of[ids]
-        rows = [alive[row] for row in classes if not removed_whole(found.solution, alive, row)]
+        rows = [alive[row] for row in classes if not found.solution.goes_whole(row, alive)]
         if len({tuple(row) if same else int(row.sum()) for row in rows}) > 1:
             return False
     return True
 
 
-def removed_whole(solution: Solution, alive: Mask, row: np.ndarray) -> bool:
-    """Is something dead that every entry of the row needs?"""
-    needed = [set(solution.expand(row[i : i + 1])[0].tolist()) for i in range(len(row))]
-    return not all(alive[unit] for unit in set.intersection(*needed))
+def enough_left(found: SampleLabels, alive: Mask) -> bool:
+    """Do as many entries live of what is chosen from, or compared, as the operation needs?"""
+    rows = (found.solution.too_few(found.solution.of[ids], n, alive) for ids, n, _, _ in found.labels.facts.choices)
+    return not any(map(len, rows))
 
 
 def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
@@ -208,8 +208,7 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
     same = found.joint or has_trait(op, Trait.SHUFFLES)
     if not all(m.any() for m in masks if m.numel()) or not rectangular(found, alive, same):
         return False
-    choices = found.labels.facts.choices
-    if any(alive[found.solution.of[ids]].sum() < count for ids, count, _, _ in choices):
+    if not enough_left(found, alive):
         return False
     if has_trait(op, Trait.EQUAL_PIECES):
         lengths = [slim_shape(m) for m in masks[len(found.tensors()) :]]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from graphprune.graph.label_runs import CHOICES, MAPS, LabelRuns, find_runs
 from graphprune.graph.segments import ranges
 from graphprune.rules.labels import Labels, Reason
-from graphprune.utils.arrays import Ids, Mask, set_in_runs
+from graphprune.utils.arrays import Ids, Mask, distinct_columns, set_in_runs
 
 ClassTable = NDArray[np.int16] | NDArray[np.int32]
 """A number for each class: of another class, or of a reason."""
@@ -256,6 +256,19 @@ class Solution:
             table = part, place, *(np.tile(column, 2) for column in others)
         item, place, *others = (np.concatenate(column) for column in zip(*done, strict=True))
         return items.first[item] + place, *others
+
+    def goes_whole(self, row: Ids, alive: Mask) -> bool:
+        """Is one class gone that all of these need? ``row``: classes, ``alive``: which live."""
+        unit, entry = self.expand(row, np.arange(len(row)))
+        gone = distinct_columns(np.stack([unit, entry])[:, ~alive[unit]])[0]
+        return bool((np.unique(gone[0], return_counts=True)[1] == len(row)).any())
+
+    def too_few(self, rows: Ids, least: int, alive: Mask) -> Ids:
+        """The rows of which fewer than ``least`` classes live, but for those of several that go whole."""
+        short: Ids = rows[alive[rows].sum(axis=1) < least]
+        if len(rows) > 1:
+            short = short[[not self.goes_whole(row, alive) for row in short]]
+        return short
 
 
 def solve(labels: Labels) -> Solution:

@@ -184,9 +184,10 @@ def _require_groups(graph: Analysis) -> None:
 def _needed(graph: Analysis) -> dict[tuple[int, int], int]:
     """By group and operation how many units it needs of the group: of rows with units of their own each so many."""
     found: dict[tuple[int, int], dict[bytes, int]] = defaultdict(dict)
-    for ids, number, node, _ in graph.labeling.labels.facts.choices:
-        units, times = np.unique(graph.solution.expand(graph.solution.of[ids.ravel()])[0], return_counts=True)
-        within = units[times < ids.size]  # what all of them need holds the whole row
+    choices = graph.labeling.labels.facts.choices
+    for row, number, node in ((row, number, node) for rows, number, node, _ in choices for row in rows):
+        units, times = np.unique(graph.solution.expand(graph.solution.of[row])[0], return_counts=True)
+        within = units[times < row.size]  # what all of them need holds the whole row
         groups = graph.units.group_of[within]
         for group in np.unique(groups[groups >= 0]).tolist():
             found[group, node][within[groups == group].tobytes()] = number

@@ -16,7 +16,7 @@ from graphprune.graph.couplings import describe_line
 from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
-from graphprune.utils.arrays import Ids, Mask, distinct_columns
+from graphprune.utils.arrays import Ids, Mask
 
 UNEVEN = "every head or group has to lose equally many channels"
 
@@ -127,8 +127,8 @@ def _broken(
             use = constraints.attributes[path]
             yield sizes.sizes.units_behind(use.node, use.dim), f"the size {path} would be less than nothing"
     for ids, number, _, why in graph.labeling.labels.facts.choices:
-        if selection.alive[graph.solution.of[ids]].sum() < number:
-            yield graph.solution.expand(graph.solution.of[ids.ravel()])[0], why
+        for row in graph.solution.too_few(graph.solution.of[ids], number, selection.alive):
+            yield graph.solution.expand(row)[0], why
     yield from ((units, UNEVEN) for units in _uneven(graph, selection.alive))
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
@@ -153,7 +153,8 @@ def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
         if (left == left[0]).all():
             continue
         rest = left[left > 0]
-        emptied = (row for row in _partly(graph, alive, classes[left == 0]) if not _goes_whole(graph, alive, row))
+        empty = _partly(graph, alive, classes[left == 0])
+        emptied = (row for row in empty if not graph.solution.goes_whole(row, alive))
         if (rest != rest[0]).any() or next(emptied, None) is not None:
             yield graph.solution.expand(classes.ravel())[0]
 
@@ -165,14 +166,6 @@ def _partly(graph: Analysis, alive: Mask, rows: Ids) -> Ids:
     gone = (first >= 0) & ~alive[first] & (parts == first)
     left: Ids = rows[~gone.all(axis=1).any(axis=1)]
     return left
-
-
-def _goes_whole(graph: Analysis, alive: Mask, row: Ids) -> bool:
-    """Is a row of a rectangle removed by something that all of its entries need?"""
-    unit, entry = graph.solution.expand(row, np.arange(len(row)))
-    gone = ~alive[unit]
-    units, times = np.unique(distinct_columns(np.stack([unit[gone], entry[gone]]))[0][0], return_counts=True)
-    return bool((times == len(row)).any()) and len(units) > 0
 
 
 def _units_behind(sizes: SizeModel, constraints: SizeConstraints, *exprs: Expr) -> Iterable[Ids]:

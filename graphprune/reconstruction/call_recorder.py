@@ -118,6 +118,8 @@ class CallRecorder(DispatchMode):
         other_uses: for parameters and buffers that are not only weights or addends, an operation that uses them.
         fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
+        unsaved: tensors of floats that are not saved with the model, and are the weight of a product, or what it is
+            computed from.
         running_means: those that normalizations use.
         peak: the most bytes of activations at a time.
         draws: some pass drew random numbers.
@@ -132,6 +134,7 @@ class CallRecorder(DispatchMode):
         self.other_uses: dict[str, str] = {}
         self.fed_by: dict[ParameterView, set[int | None]] = {}
         self.computed: set[str] = set()
+        self.unsaved: set[str] = set()
         self.running_means: set[str] = set()
         self.peak = 0
         self._living = TensorGroup() if measures else None
@@ -258,6 +261,7 @@ class CallRecorder(DispatchMode):
             sources = self._dependence.sources(args[matmul.weight])
             if sources:
                 self.computed |= sources & self.names
+                self.unsaved |= {n for n in sources - self.names if self.memory.tensors[n].is_floating_point()}
                 return
 
     # ------------------------------------------------------------ biases and sums

@@ -296,16 +296,20 @@ class _Reconstruction:
         """Matrices and kernels of which no part is a consumer's weight, and how they are used."""
         known = {key.name for key in self.seen.consumers}
         found = []
-        lost = self.shrunk & self.seen.memory.weights
+        lost = self.shrunk & (self.seen.memory.weights | self.seen.unsaved)
         for name in sorted((self.seen.memory.parameters | lost) - known):
             if self.seen.memory.tensors[name].ndim > 1:
-                use = self.seen.other_uses.get(name)
-                if name in self.seen.computed:
-                    why = computed_reason(use)
-                else:
-                    why = "not used" if use is None else f"used by {use}, which is no product of it with an input"
-                found.append(LeftAlone(name, why))
+                found.append(LeftAlone(name, self._unmet_reason(name)))
         return found
+
+    def _unmet_reason(self, name: str) -> str:
+        """Why a tensor of the model is no weight of a consumer."""
+        use = self.seen.other_uses.get(name)
+        if name in self.seen.unsaved:
+            return "not saved with the model (no parameter, no persistent buffer): what is written to it would be lost"
+        if name in self.seen.computed:
+            return computed_reason(use)
+        return "not used" if use is None else f"used by {use}, which is no product of it with an input"
 
 
 def representatives(batches: Sequence[tuple[int, Any]]) -> list[int]:

@@ -251,10 +251,13 @@ class Labels:
 
     def chosen(self, ids: Ids, count: int) -> None:
         """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
-        self.at_least(ids, count, f"{count} of them are chosen by value")
+        self.at_least(ids[None], count, f"{count} of them are chosen by value")
 
     def at_least(self, ids: Ids, count: int, why: str) -> None:
-        """``count`` of ``ids`` must live, or else the operation cannot run or gives no numbers."""
+        """``count`` of every row of the two-dimensional ``ids`` must live, or else the operation gives no numbers.
+
+        Of several rows some may go whole, by something that all of their entries need.
+        """
         self.facts.choices.append((ids, count, self.node_index, why))
 
     def whole_maps(self, ids: Ids) -> None:

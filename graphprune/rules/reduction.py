@@ -143,8 +143,9 @@ def _keep_several(call: Call, x: LabeledTensor, dims: Sequence[int] | None, corr
         least = int((1 if correction is None else correction) // max(beside, 1)) + 1
         inner = sorted(taken & array.dims)
         rows = np.moveaxis(array.ids, inner, range(-len(inner), 0)).reshape(-1, prod(x.shape[dim] for dim in inner))
-        for row in np.unique(rows, axis=0) if 1 < least <= rows.shape[1] else ():
-            call.labels.at_least(row, least, f"{call.op} needs {least} of them: of fewer it is not a number")
+        if 1 < least <= rows.shape[1]:
+            why = f"{call.op} needs {least} of them: of fewer it is not a number"
+            call.labels.at_least(np.unique(rows, axis=0), least, why)
 
 
 @rule(

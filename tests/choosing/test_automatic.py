@@ -235,6 +235,25 @@ def test_a_single_batch_is_parted_by_samples() -> None:
     assert [b.flatten().tolist() for b in held.repairing] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
 
 
+class Answers(nn.Module):
+    """Answers that are no floating-point numbers."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)
+
+
+@pytest.mark.parametrize("answer", [lambda x: x > 0, lambda x: x.argmax(-1), lambda x: torch.complex(x, -x)])
+def test_a_single_batch_is_parted_by_samples_whatever_kind_of_numbers_comes_out(
+    answer: Callable[[Tensor], Tensor],
+) -> None:
+    held = HeldBack.of(Answers(answer), [torch.randn(8, 3)], False)
+    assert [len(batch) for part in (held.repairing, held.judging) for batch in part] == [6, 2]
+
+
 def test_of_batches_of_uneven_sizes_a_fair_part_of_the_samples_judges() -> None:
     sizes = [61, 13, 51, 1, 1, 1]  # sentences of one length each: the fourth batch alone would judge
     held = HeldBack.of(nn.Softmax(-1), [torch.randn(size, 4 + i) for i, size in enumerate(sizes)], False)

@@ -23,6 +23,7 @@ from graphprune.graph.rule_check import (
     SampleLabels,
     compare,
     dense_side,
+    enough_left,
     flatten,
     living_mask,
     rectangular,
@@ -108,8 +109,7 @@ def choose_ragged(found: SampleLabels, rng: np.random.Generator) -> Mask | None:
     for removed in ragged_choices(found, rng):
         alive = found.solution.alive(removed)
         masks = [living_mask(x, found.solution, alive) for x in (*found.tensors(), *found.outs)]
-        enough = all(alive[found.solution.of[ids]].sum() >= n for ids, n, _ in found.labels.facts.choices)
-        lives = enough and all(m.any() for m in masks if m.numel())
+        lives = enough_left(found, alive) and all(m.any() for m in masks if m.numel())
         if lives and rectangular(found, alive, same=False) and ragged(rectangles, found.solution, alive):
             return alive
     return None

@@ -252,6 +252,34 @@ def test_unbiased_statistics_over_groups_keep_what_each_needs(ratio: float) -> N
     assert slim(x).isfinite().all()
 
 
+class HeadDeviations(nn.Module):
+    """Channels as heads, divided by a statistic over one of the two dimensions."""
+
+    def __init__(self, shape: tuple[int, int], dim: int, unbiased: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 24), nn.Linear(24, 4)
+        self.shape, self.dim, self.unbiased = shape, dim, unbiased
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).unflatten(-1, self.shape)
+        y: Tensor = self.leave((h / h.std(self.dim, keepdim=True, unbiased=self.unbiased)).flatten(1))
+        return y
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dim"),
+    [((4, -1), 1), ((-1, 6), 2), ((-1, 6), 1), ((4, -1), 2)],
+    ids=["over four heads", "over a width of six", "over heads", "over the width"],
+)
+def test_unbiased_statistics_let_heads_and_columns_go_whole(shape: tuple[int, int], dim: int, unbiased: bool) -> None:
+    torch.manual_seed(0)
+    model, x = HeadDeviations(shape, dim, unbiased).eval(), torch.randn(3, 8)
+    slim = graphprune.prune_model(model, 0.5, x, verify=True)
+    assert slim.enter.out_features == 12
+    assert slim(x).isfinite().all()
+
+
 class OneHead(nn.Module):
     """Queries as wide as the residual stream, by a size of it; they stay, since the width of a head is a number."""
 

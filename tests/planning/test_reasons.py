@@ -312,3 +312,26 @@ def test_what_was_quantized_or_prepared_for_it_is_named() -> None:
             PlanError, match=rf"nothing that can be pruned[\s\S]*{found}[\s\S]*prune the model, then quantize"
         ):
             graphprune.trace(model, torch.randn(2, 8)).plan(0.5)
+
+
+class GreatestHead(nn.Module):
+    """Every head becomes the greatest of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).view(len(x), 4, -1)
+        y: Tensor = self.leave(h.amax(1, keepdim=True).expand_as(h).flatten(1))
+        return y
+
+
+def test_heads_become_narrower_where_their_number_is_a_literal_and_repeats_go_by_it() -> None:
+    plan = graphprune.trace(GreatestHead(), torch.randn(3, 8)).plan(0.5)
+    found = {choice.group: (choice.kept, choice.why) for choice in plan.choices}
+    assert found["enter:head_width"] == (3, "ratio 0.5")
+    assert found["enter:heads"][1].startswith("the size 4 is a literal")
+    kept, why = found["leave.weight[1]:heads"]
+    assert kept == 4
+    assert why.startswith("the code has one size for them and for channels that stay, at")

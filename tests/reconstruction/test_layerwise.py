@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -406,6 +407,26 @@ def test_what_cannot_be_fitted_is_left_alone_with_the_reason() -> None:
     assert found["scaled"].startswith("a weight is computed from it by mul")
     assert found["unused.weight"] == "not used"
     assert torch.equal(slim.table.weight, table)
+
+
+@pytest.mark.parametrize("keep", [nn.Module.__setattr__, partial(nn.Module.register_buffer, persistent=False)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_weights_that_are_not_saved_are_listed_as_left_alone(keep: Callable[..., None], scale: int) -> None:
+    class Unsaved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(6, 8)
+            keep(self, "weight", torch.randn(8, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.enter(x).relu() @ (self.weight if scale == 1 else self.weight * scale)
+            return y
+
+    model, x = Unsaved().eval(), torch.randn(9, 6)
+    plan, slim = pruned(model, x)
+    record = graphprune.reconstruct(slim, model, plan, [x])
+    assert [one.name for one in record.repaired] == ["enter.weight"]
+    assert reasons(record)["weight"].startswith("not saved with the model")
 
 
 class Tied(nn.Module):
