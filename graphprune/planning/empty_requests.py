@@ -44,9 +44,8 @@ def warn_of_empty_choices(graph: Analysis, options: PruningOptions, choices: Seq
     for asked in _beyond_all_groups(graph, options):
         _warn(asked)
     if options.depth and not left_out:
-        _warn(
-            f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {ceil(1000 / blocks) / 1000:g} or more"
-        )
+        least = ceil(1000 / blocks) / 1000
+        _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {least:g} or more")
 
 
 def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Plan) -> None:

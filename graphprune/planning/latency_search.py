@@ -73,8 +73,8 @@ def plan_for_latency(
     """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
     Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
-    to come near the budget, any numbers. Where the model meets the budget as it is, or without the blocks that ``depth=``
-    leaves out, the other arguments alone ask for something.
+    to come near the budget, any numbers. Where the model meets the budget as it is, or without the blocks that
+    ``depth=`` leaves out, the other arguments alone ask for something.
 
     Raises:
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.

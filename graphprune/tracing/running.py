@@ -55,14 +55,9 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     own = recorder.model_copy
     holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True
-<<<<<<< HEAD
     if recorder.on_meta and own.module.training:
         _give_buffers_values(recorder)
-    functions = held_functions(holders)
-    restored = restored_globals(own.modules, functions)
-=======
     restored = restored_globals(own.modules, holders)
->>>>>>> h6
     with recording(recorder), restored as reached, emptied_tables(holders, reached):
         result = seen.run(own.module)
         # It may compute, as forward does, and look at values: then the trace with real tensors says what fails.
