@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import are_inputs, describe, normalize
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.own_objects import with_own_objects
+from graphprune.utils.own_objects import own_copy, with_own_objects
 from graphprune.utils.random_state import random_state, seed_all, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -77,7 +77,12 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
             do="give batches of real data, on any other device",
         )
     args, kwargs, target = map_tensors(lambda t: t.to(device, non_blocking=True), (*normalize(inputs), target))
-    return *with_own_objects((args, kwargs)), target
+    return *with_own_objects((args, kwargs), _untrained_copy), target
+
+
+def _untrained_copy(tensor: Tensor) -> Tensor:
+    """A copy of a tensor in an object; one that takes part in training, such as a prompt, is what it is."""
+    return tensor if tensor.requires_grad else own_copy(tensor)
 
 
 def in_order(batches: Iterable[Any], source: Iterable[Any], seed: int, epoch: int, skip: int) -> Iterator[Any]:

@@ -81,9 +81,9 @@ def _holds_fields(value: Any) -> bool:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, and what ``__post_init__`` or a caller has given it besides."""
+    """The fields of a dataclass, and tensors that ``__post_init__`` or a caller has given it besides."""
     own = {entry.name: getattr(value, entry.name) for entry in fields(value) if hasattr(value, entry.name)}
-    return own | getattr(value, "__dict__", {})
+    return own | {name: t for name, t in getattr(value, "__dict__", {}).items() if isinstance(t, Tensor)}
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:

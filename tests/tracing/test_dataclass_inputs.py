@@ -89,6 +89,32 @@ def test_a_model_of_a_dataclass_is_pruned_repaired_and_trained(given: Any, alone
     assert not torch.equal(slim.second.bias, before)
 
 
+@dataclass
+class Tree:
+    x: Tensor
+    children: list[Any] = field(default_factory=list)
+
+
+class OfTree(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, tree: Any) -> Tensor:
+        hidden = sum((self.first(child.x) for child in tree.children), self.first(tree.x))
+        return self.second(hidden.relu())  # type: ignore[no-any-return]
+
+
+def test_dataclasses_that_know_their_parents() -> None:
+    tree, child = Tree(torch.randn(2, 8)), Tree(torch.randn(2, 8))
+    tree.children.append(child)
+    child.parent = tree  # type: ignore[attr-defined]
+    model = OfTree().eval()
+    plan = graphprune.trace(model, (tree,)).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.first.out_features == 8 and graphprune.verify(model, slim, plan, (tree,)).passed
+
+
 def test_an_object_is_given_in_a_tuple() -> None:
     class Data:
         x = torch.zeros(2, 8)

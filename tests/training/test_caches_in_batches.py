@@ -36,3 +36,21 @@ def test_training_gives_every_step_and_the_teacher_caches_of_their_own() -> None
         one.first.register_forward_pre_hook(lambda _, inputs: seen.append(round(float(inputs[0].sum()), 4)))
     graphprune.finetune(model, [batch], epochs=2, lr=1e-9, loss_fn=nn.functional.mse_loss, teacher=teacher)
     assert len(seen) == 4 and len(set(seen)) == 1
+
+
+class Prompted(nn.Module):
+    """A layer that adds what an object of the caller's holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, prompt: Any) -> Tensor:
+        return self.second(self.first(x + prompt.entries).relu())  # type: ignore[no-any-return]
+
+
+def test_parameters_in_objects_of_batches_get_gradients() -> None:
+    prompt = SimpleNamespace(entries=nn.Parameter(torch.zeros(4)))
+    batch = ((torch.randn(3, 4), prompt), torch.randn(3, 2))
+    graphprune.finetune(Prompted(), [batch], epochs=1, lr=0.1, loss_fn=nn.functional.mse_loss)
+    assert prompt.entries.grad is not None
