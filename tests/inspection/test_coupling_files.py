@@ -113,8 +113,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("suffix", COUPLING_SUFFIXES)
-def test_only_files_of_its_own_are_replaced(tmp_path: Path, suffix: str) -> None:
-    graph, path = graphprune.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / f"package{suffix}"
+def test_only_files_of_its_own_are_replaced(graph: ChannelGraph, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"package{suffix}"
     path.touch()
     for _ in range(2):
         graph.export(path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM
 
@@ -219,6 +220,32 @@ def test_a_latency_that_is_met_already_asks_for_nothing(clock: None, asked: dict
         one, other = graph.plan(**asked, **others), graph.plan(**others)
         assert one.skipped == other.skipped and [c.removed for c in one.choices] == [c.removed for c in other.choices]
     assert graph.plan(**asked, depth=0.5).skipped == graph.plan(depth=0.5).skipped
+
+
+@pytest.mark.parametrize("asked", [{"mlp": 0.45}, {"macs": 0.55}])
+def test_a_latency_that_is_met_leaves_what_servers_ask(clock: None, asked: dict[str, float]) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    graph = graphprune.trace(model, {"input_ids": torch.arange(8)[None]})
+    one, other = (graph.plan(serve="vllm", **asked, **more) for more in ({"latency": "10s"}, {}))
+    assert [c.removed for c in one.choices] == [c.removed for c in other.choices]
+
+
+def test_a_latency_that_the_model_without_blocks_meets_asks_for_nothing(clock: None) -> None:
+    model = resnet_cifar.resnet20().eval()
+    graph = graphprune.trace(model, IMAGE)
+    other = graph.plan(depth=0.5)
+    meets = (taken(other.apply(model)) + taken(model)) / 2 / taken(model)
+    one = graph.plan(depth=0.5, latency=meets)
+    assert one.skipped == other.skipped and not any(choice.removed for choice in one.choices)
 
 
 def test_a_latency_that_only_the_slim_model_misses_is_searched_for(

@@ -201,3 +201,25 @@ def test_buffers_that_no_checkpoint_has_and_nothing_makes() -> None:
     del asked["weights"]
     expected = graphprune.trace(dense, X).plan(**asked).removed
     assert graphprune.trace(meta, X).plan(weights=dense.state_dict(), **asked).removed == expected
+
+
+class Classifier(transformers.LlamaForCausalLM):
+    """Its constructor asks for more than a configuration."""
+
+    def __init__(self, config: transformers.LlamaConfig, classes: int) -> None:
+        super().__init__(config)
+        self.classes = nn.Linear(99, classes)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.classes(super().forward(input_ids=input_ids).logits)  # type: ignore[no-any-return]
+
+
+def test_a_class_that_no_configuration_alone_makes() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    given, ids = Classifier(config, 3).state_dict(), torch.arange(6)[None]
+    with torch.device("meta"):
+        meta = Classifier(config, 3).eval()
+    with pytest.raises(InputError, match=r"no 'model.rotary_emb.inv_freq'[\s\S]*with its values before"):
+        graphprune.trace(meta, ids).plan(0.5, weights=given, importance="wanda", calibration=[ids])
