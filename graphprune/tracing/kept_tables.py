@@ -3,7 +3,9 @@
 A model that has run before has left entries there for the sizes it had then. They would be compared with sizes that are
 watched, which then could not change, and what a slim model works out anew would differ from what the trace takes from
 there. So each traced run begins with empty ones, as if the model had never run. A program that asks for an entry and
-goes on without making it has not merely kept it: then the run is repeated with the dictionaries as they are.
+goes on without making it has not merely kept it: then the run is repeated with the dictionaries as they are. So are
+tables of numbers by size, which may be settings: there, a program must make the very numbers that it had before, and
+not look at the table as a whole; else the run is repeated with these as they are.
 
 A slim model begins with empty ones too: what the dense model worked out from its weights is nothing of it.
 """
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.tracing.rebuilt_tensors import is_filled
+from graphprune.tracing.size_places import MOST_HELD
 from graphprune.tracing.sizes import plain
 from graphprune.utils.held import attribute_table, contents, globals_read
 from graphprune.utils.modules import TORCHS_DICTS
@@ -33,6 +36,8 @@ _TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
 
 _emptied: ContextVar[list[KeptTable] | None] = ContextVar("emptied tables", default=None)
 """The tables that this thread's run has emptied; None: it is to leave them as they are."""
+_of_numbers: ContextVar[bool] = ContextVar("tables of numbers are emptied", default=False)
+"""Does this thread's run empty those in which there are numbers, too?"""
 
 
 class KeptTable(dict[Any, Any]):
@@ -61,6 +66,35 @@ class KeptTable(dict[Any, Any]):
         return all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
 
 
+class KeptNumbers(KeptTable):
+    """One of numbers, which may as well be settings: then it is asked for all of them, or other ones are made."""
+
+    def __init__(self, earlier: dict[Any, Any]) -> None:
+        super().__init__(earlier)
+        self.read_whole = False
+
+    @property
+    def recomputed(self) -> bool:
+        made = {_plain_key(key): value for key, value in dict.items(self)}
+        same = all(_plain_key(made[key]) == value for key, value in self.earlier.items() if key in made)
+        known = all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
+        return same and known and not self.read_whole
+
+
+def _reading_all(name: str) -> Callable[..., Any]:
+    """A method that notes that a program looks at more than single entries."""
+
+    def call(self: KeptNumbers, *args: Any) -> Any:
+        self.read_whole = True
+        return getattr(dict, name)(self, *args)
+
+    return call
+
+
+for _name in "__iter__ __len__ __reversed__ __eq__ __ne__ __or__ __ror__ keys values items copy pop popitem".split():
+    setattr(KeptNumbers, _name, _reading_all(_name))
+
+
 class _NotRecomputed(BaseException):
     """A program did without an entry that it had asked for. No error of its run, which may be handled elsewhere."""
 
@@ -70,15 +104,19 @@ def from_empty_tables(run: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Result:
-        tables: list[KeptTable] = []
-        token = _emptied.set(tables)
-        try:
-            return run(*args, **kwargs)
-        except (Exception, _NotRecomputed):
-            if not tables:
-                raise
-        finally:
-            _emptied.reset(token)
+        for of_numbers in (True, False):
+            tables: list[KeptTable] = []
+            tokens = _emptied.set(tables), _of_numbers.set(of_numbers)
+            try:
+                return run(*args, **kwargs)
+            except (Exception, _NotRecomputed):
+                if not tables:
+                    raise
+                if all(type(table) is KeptTable for table in tables):
+                    break
+            finally:
+                _emptied.reset(tokens[0])
+                _of_numbers.reset(tokens[1])
         return run(*args, **kwargs)
 
     return call
@@ -95,7 +133,7 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]], outside: Iterabl
     """
     emptied = _emptied.get()
     places = [*_places_in_modules(submodules), *_places_outside(outside)] if emptied is not None else []
-    tables = {id(table): KeptTable(table) for _, table in places}
+    tables = {id(table): _empty(table) for _, table in places}
     if emptied is not None:
         emptied += tables.values()
     try:
@@ -117,7 +155,8 @@ def _places_in_modules(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[
     for _, module in submodules:
         attributes = vars(module)
         for name, table in _tables_in(attributes):
-            yield partial(attributes.__setitem__, name), table
+            if _is_table(table) or is_filled(type(module), name):
+                yield partial(attributes.__setitem__, name), table
 
 
 def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
@@ -140,7 +179,11 @@ def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
 
 def _is_kept(value: Any) -> bool:
     """Is it a table in which there is something?"""
-    return type(value) is dict and bool(value) and _is_table(value)
+    return type(value) is dict and bool(value) and (_is_table(value) or (_of_numbers.get() and _has_numbers(value)))
+
+
+def _empty(table: dict[Any, Any]) -> KeptTable:
+    return KeptTable(table) if _is_table(table) else KeptNumbers(table)
 
 
 def forget_tables(submodules: Iterable[tuple[str, nn.Module]]) -> None:
@@ -162,6 +205,15 @@ def _tables_in(attributes: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
 def _is_table(value: dict[Any, Any]) -> bool:
     """Is it a dictionary of tensors by integers, by devices, or by tuples with one of these?"""
     return all(map(_has_size_or_device, value)) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _has_numbers(value: dict[Any, Any]) -> bool:
+    """Is it a small dictionary of numbers, or tuples of such, by integers or by tuples with one of these?"""
+    return len(value) <= MOST_HELD and all(map(_has_size_or_device, value)) and all(map(_is_number, value.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, tuple) and all(map(_is_number, value)))
 
 
 def _has_size_or_device(key: Any) -> bool:

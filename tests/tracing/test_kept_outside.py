@@ -384,6 +384,61 @@ def test_a_trace_leaves_no_sizes_where_helpers_keep_numbers(place: str, monkeypa
     assert plans[0].entries == plans[1].entries == (708, 356)
 
 
+def asked(width: int, heads: int) -> int:
+    return divided(OWN, width, heads)
+
+
+def taken(width: int, heads: int) -> int:
+    found = OWN.get(width)
+    if found is None:
+        found = OWN[width] = width // heads
+    return found
+
+
+def by_default(width: int, heads: int) -> int:
+    return OWN.setdefault(width, width // heads)
+
+
+@pytest.mark.parametrize("find", [OfClass(), asked, taken, by_default])
+def test_numbers_that_a_run_kept_by_size_hold_no_channels(find: Callable[[int, int], int]) -> None:
+    for known in (OWN, OfClass.known):
+        known.clear()
+    model, x = Heads(find).eval(), torch.randn(1, 5, 8)
+    model(x)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert plan.entries == (708, 356) and graphprune.verify(model, plan.apply(model), plan, x).passed
+    assert {**OWN, **OfClass.known} == {32: 8}
+
+
+def settings(width: int, heads: int) -> int:
+    return OWN[width]
+
+
+def overridden(width: int, heads: int) -> int:
+    if width not in OWN:
+        OWN[width] = width // 16
+    return OWN[width]
+
+
+def without_making(width: int, heads: int) -> int:
+    return OWN.get(width, 2)
+
+
+def by_all(width: int, heads: int) -> int:
+    return dict(OWN).get(width, 2)
+
+
+@pytest.mark.parametrize("find", [settings, overridden, without_making, by_all])
+def test_settings_by_size_are_read(find: Callable[[int, int], int]) -> None:
+    """A program that starts with an empty table would take 2 for 8."""
+    OWN.clear()
+    OWN[32] = 8
+    model = Heads(find).eval()
+    with pytest.warns(graphprune.NothingRemovedWarning):
+        assert graphprune.trace(model, torch.randn(1, 5, 8)).plan(0.5).entries == (708, 708)
+    assert OWN == {32: 8}
+
+
 CALLS, RATES, LAST = torch.zeros(1), torch.ones(4, 2, dtype=torch.long), torch.zeros(4)
 FIRST, SECOND, OUT = torch.zeros(2), torch.zeros(3), torch.zeros(3)
 
