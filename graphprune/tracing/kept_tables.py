@@ -41,12 +41,16 @@ _of_numbers: ContextVar[bool] = ContextVar("tables of numbers are emptied", defa
 
 
 class KeptTable(dict[Any, Any]):
-    """Finds what was put in since it was made; earlier entries only where one is taken without asking."""
+    """Finds what was put in since it was made; earlier entries only where one is taken without asking.
+
+    A program that walks through it, or counts it, wants all of them.
+    """
 
     def __init__(self, earlier: dict[Any, Any]) -> None:
         super().__init__()
         self.earlier = earlier
         self.asked: list[Any] = []
+        self.read_whole = False
 
     def __contains__(self, key: object) -> bool:
         self.asked.append(key)
@@ -62,29 +66,30 @@ class KeptTable(dict[Any, Any]):
     @property
     def recomputed(self) -> bool:
         """Was everything made anew that was asked for and known before?"""
-        made = {_plain_key(key) for key in self}
-        return all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
+        made = self.made
+        known = all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
+        return known and not self.read_whole
+
+    @property
+    def made(self) -> dict[Any, Any]:
+        """What was put in."""
+        return {_plain_key(key): value for key, value in dict.items(self)}
 
 
 class KeptNumbers(KeptTable):
-    """One of numbers, which may as well be settings: then it is asked for all of them, or other ones are made."""
-
-    def __init__(self, earlier: dict[Any, Any]) -> None:
-        super().__init__(earlier)
-        self.read_whole = False
+    """One of numbers, which may as well be settings: then other ones are made, or none."""
 
     @property
     def recomputed(self) -> bool:
-        made = {_plain_key(key): value for key, value in dict.items(self)}
+        made = self.made
         same = all(_plain_key(made[key]) == value for key, value in self.earlier.items() if key in made)
-        known = all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
-        return same and known and not self.read_whole
+        return same and super().recomputed
 
 
 def _reading_all(name: str) -> Callable[..., Any]:
     """A method that notes that a program looks at more than single entries."""
 
-    def call(self: KeptNumbers, *args: Any) -> Any:
+    def call(self: KeptTable, *args: Any) -> Any:
         self.read_whole = True
         return getattr(dict, name)(self, *args)
 
@@ -92,7 +97,7 @@ def _reading_all(name: str) -> Callable[..., Any]:
 
 
 for _name in "__iter__ __len__ __reversed__ __eq__ __ne__ __or__ __ror__ keys values items copy pop popitem".split():
-    setattr(KeptNumbers, _name, _reading_all(_name))
+    setattr(KeptTable, _name, _reading_all(_name))
 
 
 class _NotRecomputed(BaseException):

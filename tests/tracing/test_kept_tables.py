@@ -222,3 +222,48 @@ def test_a_table_whose_entries_depend_on_earlier_ones_stays() -> None:
     net, x = Averaged().eval(), torch.randn(2, 5)
     slim: Any = graphprune.trace(net, x).plan(0.5).apply(net)
     assert slim.tables == {2: torch.zeros(1)}
+
+
+GAINS = {8: torch.tensor(0.5), 16: torch.tensor(0.25)}
+
+
+class Weighed(nn.Module):
+    """``used`` reads all of a table: of its file, or of the model."""
+
+    def __init__(self, used: Callable[[Any, Tensor, Any], Tensor], own: bool) -> None:
+        super().__init__()
+        self.own, self.used = own, used
+        self.gains = dict(GAINS)
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in (GAINS if used is through_layers else ()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.last(self.used(self, hidden, self.gains if self.own else GAINS).relu())  # type: ignore[no-any-return]
+
+
+def through_layers(model: Any, hidden: Tensor, gains: Any) -> Tensor:
+    for layer, gain in zip(model.layers, gains.values(), strict=True):
+        hidden = hidden + gain * layer(hidden).relu()
+    return hidden
+
+
+READ_WHOLE: dict[str, Callable[[Any, Tensor, Any], Tensor]] = {
+    "values": through_layers,
+    "items": lambda m, y, gains: y * sum(gain * stride for stride, gain in gains.items()),
+    "iteration": lambda m, y, gains: y * sum(gains[stride] for stride in gains),
+    "length": lambda m, y, gains: y * len(gains),
+    "truth": lambda m, y, gains: y * 2 if gains else y,
+    "equality": lambda m, y, gains: y * 2 if gains == {} else y,
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("way", READ_WHOLE)
+def test_a_table_that_is_read_whole_is_no_cache(way: str, own: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Weighed(READ_WHOLE[way], own).eval(), torch.randn(2, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.first.out_features == 4
+    assert graphprune.verify(model, slim, plan, x).passed
