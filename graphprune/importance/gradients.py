@@ -16,6 +16,7 @@ from graphprune.importance.gradient_sums import gathered, gradient_sum
 from graphprune.importance.parameter_entries import AxisSums, axis_sums
 from graphprune.utils.arrays import Scores
 from graphprune.utils.complex_numbers import real_parts
+from graphprune.utils.tree import as_dense
 
 
 @criterion("taylor", data=True, comparable=True, help="first-order change of the loss when the unit is removed")
@@ -83,7 +84,7 @@ class _SquaredGradients:
 
     def add(self, gradients: Gradients) -> None:
         for name, gradient in gradients.items():
-            entries = _entries(gradient)
+            entries = _entries(as_dense(gradient))  # that of a sparse embedding has an entry for each lookup
             if name in self._squares:
                 self._squares[name].addcmul_(entries, entries)
             else:

@@ -48,7 +48,7 @@ from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, is_random, returns_view, short_name
-from graphprune.utils.tree import dense_outputs
+from graphprune.utils.tree import as_dense, dense_outputs
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -
     zeros = {call.result for call in graph.trace.calls if call.path in masks.zeroed}
     with in_float64(reads_default_type(graph.trace.graph)):
         outputs = MaskedInterpreter(masks, shortcuts, zeros).run(*map(widened_tensor, inputs))
-    return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
+    return MaskedRun(list(map(as_dense, outputs)), tuple(masks.mixing), tuple(masks.draws))
 
 
 def surviving_entries(graph: Analysis, plan: Plan, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -74,6 +74,21 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     return new_tensor(call, LabeledTensor(()))
 
 
+def _size_third(slim: Slim, args: Args) -> Args:
+    return *args[:2], list(slim.outs[0]), *args[3:]
+
+
+@rule(
+    aten.normal.float_float,
+    samples=[sample(0.0, 1.0, [3, 4])],
+    resize=_size_third,
+    traits=[*_SIZED, Trait.NO_VALUES],
+)
+def normal_numbers(call: Call, *args: Any, generator: Any = None, **_: Any) -> LabeledTensor:
+    """Noise as that of :func:`sized_tensor`; that of a generator of its own is a table of numbers here too."""
+    return sized_tensor(call) if generator is None else constant(call)
+
+
 @rule(
     aten._efficientzerotensor.default,
     samples=[sample([3, 4])],

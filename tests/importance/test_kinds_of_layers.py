@@ -88,3 +88,16 @@ def test_every_criterion_scores_every_kind_of_layer(network: str, criterion: str
     slim = plan.apply(model)
     assert sum(p.numel() for p in slim.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
     assert slim(given).isfinite().all()
+
+
+def test_gradients_of_sparse_embeddings_are_those_of_dense_ones() -> None:
+    kept = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table = nn.Embedding(20, 8, sparse=sparse)
+        model = nn.Sequential(table, nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3))
+        batches = [(torch.randint(0, 3, (4, 6)), torch.randint(0, 3, (4,))) for _ in range(2)]
+        graph = graphprune.trace(model, batches[0][0])
+        plan = graph.plan(0.5, importance="fisher", calibration=batches, loss_fn=F.cross_entropy)
+        kept.append(plan.apply(model)[0].weight)
+    torch.testing.assert_close(kept[1], kept[0])

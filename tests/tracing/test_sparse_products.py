@@ -50,3 +50,22 @@ def test_sparse_results_are_compared_as_dense_ones(layout: torch.layout) -> None
     assert slim.enter.out_features == 8
     assert graphprune.verify(model, slim, plan, X).passed
     assert slim(X).layout is layout
+
+
+class ConstructedResult(SparseResult):
+    """Rows at places of a larger sparse tensor, [20, 3]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(0, 20, 2, device=x.device)[None]
+        return torch.sparse_coo_tensor(places, self.leave(self.enter(x).relu()), (20, 3), check_invariants=False)
+
+
+def test_sparse_results_that_are_constructed_are_compared_as_dense_ones() -> None:
+    model = ConstructedResult(torch.sparse_coo).eval()
+    plan = graphprune.trace(model, X).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, X).passed
+    with torch.no_grad():
+        slim.leave.bias += 1
+    assert not graphprune.verify(model, slim, plan, X).passed

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -267,6 +268,10 @@ NOISE: dict[str, Callable[[Tensor], Tensor]] = {
     "depth of each sample": lambda h: h * h.new_empty(len(h), 1).bernoulli_(0.9).div_(0.9),
     "depth of a batch": lambda h: h * torch.empty(1).bernoulli_(0.9),
     "Gaussian noise": lambda h: h + 0.1 * torch.randn_like(h),
+    "a generator": lambda h: h + torch.randn(h.shape, generator=torch.Generator()),
+    "whole numbers": lambda h: h + torch.randint(0, 2, h.shape),
+    "random classes": lambda h: h + F.one_hot(torch.randint(0, h.shape[1], (len(h),)), h.shape[1]),
+    "an old constructor": lambda h: h + torch.FloatTensor(h.size()).uniform_(),
 }
 
 WIDTHS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -287,7 +292,29 @@ WIDTHS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_noise_in_the_shape_of_data_makes_no_second_trace(name: str) -> None:
     model = Then(NOISE[name])
     assert reads_training(named_modules(model))
-    assert not graphprune.trace(model, X).trace.trained
+    trace = graphprune.trace(model, X).trace
+    assert (trace.trained, trace.note) == ((), "")
+
+
+def test_noise_of_numpy_in_the_shape_of_data_makes_no_second_trace() -> None:
+    model = Then(lambda h: h + torch.from_numpy(np.random.randn(*h.shape)).to(h))
+    assert not graphprune.trace(model, X.repeat(2, 1)).trace.trained
+
+
+class Counting(nn.BatchNorm1d):
+    """A batch norm that counts its runs itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+
+
+def test_a_batch_norm_that_counts_makes_no_second_trace() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), Counting(16), nn.Linear(16, 4))
+    assert reads_training(named_modules(model))
+    trace = graphprune.trace(model, X.repeat(2, 1)).trace
+    assert (trace.trained, trace.note) == ((), "")
 
 
 @pytest.mark.parametrize("name", WIDTHS)
@@ -300,12 +327,32 @@ def test_widths_that_only_training_reads_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "then", [lambda h: h + torch.randn(h.shape), lambda h: h * 0.5, lambda h: h * h.new_empty(1, h.shape[1]).random_(2)]
+    "then",
+    [
+        lambda h: h + torch.randn(h.shape),
+        lambda h: h + torch.normal(0.0, 0.1, size=h.shape),
+        lambda h: h * 0.5,
+        lambda h: h * h.new_empty(1, h.shape[1]).random_(2),
+    ],
 )
 def test_widths_that_follow_in_training_go(then: Callable[[Tensor], Tensor]) -> None:
     slim = graphprune.prune_model(Then(then), 0.5, X)
     assert slim.body.out_features == 8
     assert slim.train()(X).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "there", "back"),
+    [(X[0], (0,), (0,)), (X.repeat(2, 1), (1, 0), (1, 0)), (X.expand(2, 3, 8), (2, 0, 1), (1, 2, 0))],
+)
+def test_widths_in_the_first_dimension_stay(x: Tensor, there: tuple[int, ...], back: tuple[int, ...]) -> None:
+    mask = torch.full((16, *(1,) * (x.ndim - 1)), 0.8)
+    graph = graphprune.trace(
+        Then(lambda h: (h.permute(there) * torch.full(mask.shape, 0.8).bernoulli_()).permute(back)), x
+    )
+    with pytest.warns(graphprune.NothingRemovedWarning):
+        slim = graph.plan(0.5).apply(graph.model)
+    assert slim.train()(x).shape == (*x.shape[:-1], 4)
 
 
 class Branching(nn.Module):

@@ -108,6 +108,14 @@ def _filled(watcher: SizeWatcher, out: Any, args: Args, kwargs: Kwargs) -> Any:
     return out
 
 
+def normal(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``torch.normal(mean, std, size)``; without a size it has that of the tensors among the first two."""
+    out = func(*args, **kwargs)
+    number([*args[:2], kwargs.get("mean"), kwargs.get("std")])
+    watcher.note_all(out, args[2] if len(args) > 2 else kwargs.get("size", ()))
+    return out
+
+
 def new(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """The old ``x.new(2, width)`` is ``x.new_empty``; ``x.new([2.0, 3.0])`` is ``x.new_tensor``."""
     if len(args) > 1 and type(args[1]) in (tuple, list):

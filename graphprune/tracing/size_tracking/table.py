@@ -59,6 +59,7 @@ HANDLERS: dict[Any, Handler] = {
     **_either("new_zeros new_ones new_empty new_full", taking_whole_numbers(shapes.factory)),
     Tensor.new: taking_whole_numbers(shapes.new),
     **_either("zeros ones empty full randn rand", taking_whole_numbers(shapes.made, 0)),
+    torch.normal: taking_whole_numbers(shapes.normal, 2),
     **_either("arange linspace eye", shapes.counted),
     **_either("histc", shapes.histogram),
     **_either("affine_grid_generator", shapes.affine_grid),
