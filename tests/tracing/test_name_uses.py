@@ -217,6 +217,8 @@ SCOPES: list[tuple[str, bool]] = [
     ("def f(x): return [g(type) for type in x]", True),
     ("def f(type): return lambda: g(type)", True),
     ("f = lambda type: g(type)", True),
+    ("def f(x): return issubclass(x, type) or issubclass(x, (str, type))", True),
+    ("def f(x): return issubclass(type, x)", False),
     ("def f(x): return g(type)", False),
     ("def f(x):\n    global type\n    type = x\n    return g(type)", False),
     ("def f(x):\n    def g(type): return type\n    return g(type)", False),

@@ -1,8 +1,8 @@
 """How the functions of a file use a built-in name, ``int`` or ``type``: may another type stand in its place?
 
-It may where a function does no more than call it and ask ``isinstance``. An argument such as ``dtype=int`` wants the
-type itself; so the name stays what it is where a function that may run gives one. Parameters and local variables of the
-same name are something else.
+It may where a function does no more than call it and ask ``isinstance`` or ``issubclass``. An argument such as
+``dtype=int`` wants the type itself; so the name stays what it is where a function that may run gives one. Parameters
+and local variables of the same name are something else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NameUses(NamedTuple):
     """How the functions of a file use a name.
 
     Attributes:
-        called: is it called by any, or handed to ``isinstance``?
+        called: is it called by any, or handed to ``isinstance`` or ``issubclass``?
         others: the names of the definitions that use it in another way.
         mentioned: the names that each definition mentions; nothing where ``others`` is empty.
     """
@@ -207,7 +207,7 @@ def _allowed(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Call):
         yield node.func
         yield from (given.value for given in node.keywords if given.arg == "type")
-        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
+        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance", "issubclass"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield from ast.walk(node.annotation)
