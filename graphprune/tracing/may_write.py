@@ -27,11 +27,12 @@ CACHED = functools._lru_cache_wrapper
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
 _MOST = 400
-"""So many are followed: large libraries lead from everywhere to everything."""
+"""So many are followed, and as many that only containers hold: large libraries lead from everywhere to everything."""
 _KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
 _KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, RemovableHandle)
 """Classes of Python's and torch's whose instances a program may keep something in."""
 _PASSED_OVER = (nn.Module, Tensor, BaseException)
+_HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -52,26 +53,22 @@ def may_write_to(classes: Iterable[type], held: Iterable[FunctionType], own: Ite
     for kind in classes:
         walk.found[id(kind)] = kind
         walk.add_class(kind)
-    walk.waiting.extend(held)
+    walk.waiting.near.extend(held)
     walk.use(("forward",))
     walk.go()
-    walk.waiting.extend(_classes_and_functions(own))
+    walk.waiting.near.extend(_classes_and_functions(own))
     walk.go()
     return list(walk.found.values())
 
 
 def _classes_and_functions(values: Iterable[Any]) -> Iterator[type | FunctionType]:
     """Those of the objects that are or that hold each other, the nearest first."""
-    waiting, seen = deque(values), dict[int, Any]()
-    while waiting and len(seen) < _MOST:
-        value = waiting.popleft()
-        if id(value) in seen or not _may_hold(value):
-            continue
-        seen[id(value)] = value
+    waiting = _Waiting(deque(values))
+    for value in waiting:
         if isinstance(value, type | FunctionType):
             yield value
         else:
-            waiting.extend(_held_by(value))
+            waiting.add_held_by(value)
 
 
 def functions_held(values: Iterable[Any], names: Iterable[str]) -> list[FunctionType]:
@@ -81,10 +78,47 @@ def functions_held(values: Iterable[Any], names: Iterable[str]) -> list[Function
         values: attributes of modules, and hooks.
         names: those that ``forward`` uses: methods that are called so may run.
     """
-    walk = _Walk(waiting=deque(values))
+    walk = _Walk(waiting=_Waiting(deque(values)))
     walk.use(names)
     walk.go()
     return [value for value in walk.found.values() if isinstance(value, FunctionType)]
+
+
+@dataclass
+class _Waiting:
+    """Hands out what may hold something, each once: the nearest first, and at the end what only containers hold.
+
+    So what runs is reached however much there is in the tables that it reads. Functions and classes are near wherever
+    they are found.
+
+    Attributes:
+        near: what waits.
+        entries: what waits, was found in containers, and is neither a function nor a class.
+        seen: what was handed out, by identity.
+        taken: how many of ``entries`` were.
+        from_entries: is the last one of these? What it holds is no nearer.
+    """
+
+    near: deque[Any] = field(default_factory=deque)
+    entries: deque[Any] = field(default_factory=deque)
+    seen: dict[int, Any] = field(default_factory=dict)
+    taken: int = 0
+    from_entries: bool = False
+
+    def __iter__(self) -> Iterator[Any]:
+        while (near := self.near and len(self.seen) - self.taken < _MOST) or (self.entries and self.taken < _MOST):
+            value = _without_wrappers((self.near if near else self.entries).popleft())
+            if id(value) not in self.seen and _may_hold(value):
+                self.seen[id(value)] = value
+                self.from_entries = not near
+                self.taken += self.from_entries
+                yield value
+
+    def add_held_by(self, value: Any) -> None:
+        """What a container or an object leads to waits."""
+        far = self.from_entries or type(value) is tuple or container_base(value) is not None
+        for found in _held_by(value):
+            (self.entries if far and not isinstance(found, type | FunctionType) else self.near).append(found)
 
 
 @dataclass
@@ -99,43 +133,42 @@ class _Walk:
     """
 
     found: dict[int, Any] = field(default_factory=dict)
-    waiting: deque[Any] = field(default_factory=deque)
+    waiting: _Waiting = field(default_factory=_Waiting)
     used: set[str] = field(default_factory=set)
     methods: dict[str, list[FunctionType]] = field(default_factory=dict)
 
     def go(self) -> None:
         """Follow what waits until nothing does, or enough was found."""
-        while self.waiting and len(self.found) < _MOST:
-            value = _without_wrappers(self.waiting.popleft())
-            if id(value) not in self.found and _may_hold(value):
+        for value in self.waiting:
+            if id(value) not in self.found:
                 self.found[id(value)] = value
                 self._follow(value)
 
     def _follow(self, value: Any) -> None:
         if isinstance(value, FunctionType):
             self.use(_names(value.__code__))
-            self.waiting.extend(_led_to_by(value))
+            self.waiting.near.extend(_led_to_by(value))
         elif isinstance(value, type):
             self.add_class(value)
         else:
-            self.waiting.extend(_held_by(value))
+            self.waiting.add_held_by(value)
 
     def use(self, names: Iterable[str]) -> None:
         """Methods of these names may run."""
         new = set(names) - self.used
         self.used |= new
         for name in new & self.methods.keys():
-            self.waiting.extend(self.methods.pop(name))
+            self.waiting.near.extend(self.methods.pop(name))
 
     def add_class(self, kind: type) -> None:
         """Its attributes may be written to, and its methods run when a name is used, or by the language itself."""
-        self.waiting.extend((*kind.__mro__[1:], type(kind)))
+        self.waiting.near.extend((*kind.__mro__[1:], type(kind)))
         for name, value in vars(kind).items():
             function = function_of(value)
             if function is None:
-                self.waiting.extend(() if name.startswith("__") or isinstance(value, type) else (value,))
+                self.waiting.near.extend(() if name.startswith("__") or isinstance(value, type) else (value,))
             elif name in self.used or name in _BY_LANGUAGE:
-                self.waiting.append(function)
+                self.waiting.near.append(function)
             else:
                 self.methods.setdefault(name, []).append(function)
 
@@ -156,8 +189,10 @@ def function_of(value: Any) -> FunctionType | None:
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
-    if kind in (functools.partial, MethodType, CACHED, tuple):
+    if kind in (functools.partial, MethodType, CACHED):
         return True
+    if kind is tuple:
+        return not _HOLD_NOTHING.issuperset(map(type, value))
     if kind is FunctionType:
         return not _is_own_function(value)
     if isinstance(value, type):
@@ -203,9 +238,6 @@ def _held_by(value: Any) -> Iterator[Any]:
 def _objects_in(container: Any) -> list[Any]:
     """What a container holds, but for numbers, text and the like, of which there may be many."""
     return [value for value in contained(container) if type(value) not in _HOLD_NOTHING]
-
-
-_HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def _led_to_by(function: FunctionType) -> Iterator[Any]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container
+import functools
+import sys
+from collections import deque
+from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 from functools import cache, lru_cache
-from types import FunctionType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from graphprune.errors import InputError
 from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
-from graphprune.utils.held import globals_read, parts_of, reachable
+from graphprune.utils.held import attribute_table, globals_read, held_by_function, hook_tables, parts_of, reachable
 from graphprune.utils.modules import Modules, Tables, copy_marks, named_modules, tables, within
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -123,8 +127,61 @@ def _global_containers(own: Tables, held: Callable[[], set[int]]) -> dict[int, A
     shared = [v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set)]
     functions = {f for kind in {type(module) for _, module in own.modules} for f in _run_by(kind)}
     shared += (v for f in functions for _, v in globals_read(f) if type(v) in _PLAIN and _has_tensors_alone(v))
+    shared += _stores(own)
     copied = held() if shared else ()
     return {id(v): v for v in shared if id(v) in copied}
+
+
+def _stores(own: Tables) -> list[Any]:
+    """Objects and containers that hooks fill, and that functions of the classes find elsewhere than in the model.
+
+    Those that hold layers or handles of hooks are none: these are the copy's. Those that modules have as attributes,
+    too, may hold sizes.
+    """
+    hooks = [vars(m)[name] for _, m in own.holders for name in hook_tables(tuple(vars(m)))]
+    if not any(hooks):
+        return []
+    tables_of_hooks = {id(table) for table in hooks}
+    filled = [v for v in reachable(filter(None, hooks)) if _may_be_filled(v) and id(v) not in tables_of_hooks]
+    kinds = {type(module) for _, module in own.modules}
+    found = {id(v) for v in reachable(v for kind in kinds for v in _read_by(kind))} if filled else set()
+    attributes = {id(v) for _, m in own.holders for v in reachable(_attributes(m))} if filled else set()
+    return [v for v in filled if id(v) in found - attributes and not any(map(_is_part, reachable([v])))]
+
+
+def _may_be_filled(value: Any) -> bool:
+    passed = (nn.Module, Tensor, FunctionType, MethodType, functools.partial)
+    return not isinstance(value, passed) and (isinstance(value, _FILLED) or attribute_table(value) is not None)
+
+
+_FILLED = (dict, list, set, deque)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, nn.Module | nn.Parameter | RemovableHandle)
+
+
+def _attributes(module: nn.Module) -> list[Any]:
+    """What a module holds itself, but for hooks and submodules."""
+    return [value for name, value in vars(module).items() if name not in _TABLES]
+
+
+def _read_by(kind: type) -> Iterator[Any]:
+    """What functions of a user's class find: globals, what imported files hold, in closures, and on the class."""
+    for function in _run_by(kind, everywhere=True):
+        names = function.__code__.co_names
+        yield from held_by_function(function)
+        for _, value in globals_read(function):
+            yield value
+            yield from (vars(value)[name] for name in names if name in vars(value)) if _is_file(value) else ()
+        yield from (vars(base)[name] for base in kind.__mro__ for name in names if name in vars(base))
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in _NOT_USERS
+
+
+_NOT_USERS = frozenset(("torch", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 
 
 _PLAIN = (dict, list, set)
@@ -137,10 +194,16 @@ def _has_tensors_alone(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
 
-def _run_by(kind: type) -> set[FunctionType]:
-    """``forward`` of a user's class, the methods that it names, and the functions of the same files that these call."""
+def _run_by(kind: type, everywhere: bool = False) -> set[FunctionType]:
+    """``forward`` of a user's class, the methods that it names, and the functions of the same files that these call.
+
+    Args:
+        kind: the class.
+        everywhere: of all files.
+    """
     bases = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-    methods = [(name, f) for base in bases for name, f in vars(base).items() if isinstance(f, FunctionType)]
+    members = [(name, getattr(v, "fget", v)) for base in bases for name, v in vars(base).items()]
+    methods = [(name, f) for name, f in members if isinstance(f, FunctionType)]
     waiting = [f for name, f in methods if name == "forward"]
     found: set[FunctionType] = set()
     while waiting:
@@ -148,9 +211,16 @@ def _run_by(kind: type) -> set[FunctionType]:
         if function not in found:
             found.add(function)
             waiting += [f for name, f in methods if name in function.__code__.co_names]
-            named = (f for _, f in globals_read(function) if isinstance(f, FunctionType))
-            waiting += [f for f in named if f.__globals__ is function.__globals__]
+            waiting += [f for f in _named(function) if everywhere or f.__globals__ is function.__globals__]
     return found
+
+
+def _named(function: FunctionType) -> Iterator[FunctionType]:
+    """The functions that a function finds under global names, and in files that are imported."""
+    for _, value in globals_read(function):
+        names = function.__code__.co_names if _is_file(value) else ()
+        found = (value, *(vars(value)[name] for name in names if name in vars(value)))
+        yield from (f for f in found if isinstance(f, FunctionType))
 
 
 def _complete(modules: Modules, copied: nn.Module, copier: Copier) -> None:

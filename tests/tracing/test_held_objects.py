@@ -135,3 +135,37 @@ def test_a_member_of_an_enumeration_is_everybodys() -> None:
     assert (Width.HIDDEN.value, model.enter.out_features) == (24, 24)
     assert plan.sizes == {}
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+PAIRS = [(i, [i + 1]) for i in range(500)]
+MADE: dict[int, Tensor] = {}
+
+
+def made(n: int) -> Tensor:
+    if n not in MADE:
+        MADE[n] = torch.ones(n)
+    return MADE[n]
+
+
+def with_made(x: Tensor) -> Tensor:
+    return x + made(x.shape[-1])
+
+
+class Paired(nn.Module):
+    """Reads a large table beside what keeps tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(with_made(self.enter(x))) * len(PAIRS)
+
+
+def test_large_tables_hide_nothing_that_a_program_writes_to() -> None:
+    """A trace left its tensors in the program's own table."""
+    MADE.clear()
+    model, x = Paired().eval(), torch.randn(2, 5)
+    graphprune.trace(model, x)
+    assert not MADE
+    model(x)

@@ -121,6 +121,60 @@ def test_functions_that_do_not_run_may_use_the_names_otherwise(tmp_path: Path, m
     assert checked(import_module("name_uses_beside").Net()).kept["enter.weight"][0].size == 8
 
 
+COMPUTED = """
+import operator
+import torch
+from torch import nn
+
+def shift_index(y):
+    return y + torch.arange(len(y), dtype=int)[:, None]
+
+class Shift:
+    def __init__(self, kind): self.kind = kind
+    def __call__(self, y): return getattr(self, "shift_" + self.kind)(y)
+    def shift_index(self, y): return shift_index(y)
+
+SHIFT = Shift("index")
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave, self.kind = nn.Linear(5, 16), nn.Linear(16, 3), "index"
+
+    def shift_index(self, y): return y + torch.zeros(1, dtype=int)
+
+    def shift(self, y): return {shift}
+
+    def forward(self, x):
+        y = self.enter(x)
+        half = int(y.shape[-1] / 2)
+        return self.leave(self.shift(torch.cat([y[:, half:], y[:, :half]], 1)))
+"""
+LOOK_UPS = [
+    "getattr(self, 'shift_' + self.kind)(y)",
+    "getattr(self, f'shift_{self.kind}')(y)",
+    "globals()['shift_' + self.kind](y)",
+    "eval('shift_' + self.kind)(y)",
+    "vars(type(self))['shift_' + self.kind](self, y)",
+    "type(self).__dict__['shift_' + self.kind](self, y)",
+    "self.__getattribute__('shift_' + self.kind)(y)",
+    "operator.methodcaller('shift_' + self.kind, y)(self)",
+    "SHIFT(y)",
+    "Shift('index')(y)",
+]
+
+
+@pytest.mark.parametrize("shift", LOOK_UPS)
+def test_functions_may_be_reached_by_names_that_are_put_together(
+    shift: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch was given another type as ``dtype=``, and the trace failed."""
+    (tmp_path / "name_uses_computed.py").write_text(COMPUTED.replace("{shift}", shift))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "name_uses_computed", raising=False)
+    graphprune.trace(import_module("name_uses_computed").Net().eval(), torch.randn(4, 5))
+
+
 RUN = "def forward(self, x): return helper(x)\n"
 USES: list[tuple[str, bool]] = [
     ("def helper(x): return int(x)", True),
@@ -136,6 +190,10 @@ USES: list[tuple[str, bool]] = [
     ("def helper(x): return int(x)\nclass Kind:\n    def __init__(self): self.x = np.zeros(3, dtype=int)", True),
     ("def helper(x): return Kind(int(x))\nclass Kind:\n    def __init__(self, x): self.x = x.astype(int)", False),
     ("def helper(x): return Sub(int(x))\nclass Kind:\n    def __init__(self, x): x.astype(int)\nSub = Kind", False),
+    ("def helper(x): return int(getattr(m, n))\ndef other(x): return np.zeros(x, dtype=int)", False),
+    ("def helper(x): return int(getattr(m, 'n', x))\ndef other(x): return np.zeros(x, dtype=int)", True),
+    ("def helper(x): return int(x)\ndef other(x): return np.zeros(x, dtype=int), vars(x)", True),
+    ("def helper(x): return int(x)\nprint(vars(x))\ndef other(x): return np.zeros(x, dtype=int)", True),
     ("def helper(x): return int(x)\ndef forward(self): return self.x.astype(int)", False),
 ]
 
@@ -159,6 +217,8 @@ SCOPES: list[tuple[str, bool]] = [
     ("def f(x): return [g(type) for type in x]", True),
     ("def f(type): return lambda: g(type)", True),
     ("f = lambda type: g(type)", True),
+    ("def f(x): return issubclass(x, type) or issubclass(x, (str, type))", True),
+    ("def f(x): return issubclass(type, x)", False),
     ("def f(x): return g(type)", False),
     ("def f(x):\n    global type\n    type = x\n    return g(type)", False),
     ("def f(x):\n    def g(type): return type\n    return g(type)", False),

@@ -8,12 +8,12 @@ import io
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
@@ -375,6 +375,62 @@ def test_what_partials_and_methods_keep_is_what_functions_read(keeper: str, wher
         model(X)
     assert torch.equal(graphprune.prune_model(model, 0.0, X)(OTHER), wanted)
     assert graphprune.prune_model(model, 0.5, X)(OTHER).shape == (2, 3)
+
+
+class Kept:
+    """Keeps what a layer gives."""
+
+    def keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.a = output
+
+
+def keep_last(store: deque[Tensor], module: nn.Module, args: Any, output: Tensor) -> None:
+    store.append(output)
+
+
+def keep_counted(store: dict[str, Any], module: nn.Module, args: Any, output: Tensor) -> None:
+    store.update(a=output, calls=store["calls"] + 1)
+
+
+ORDERED: OrderedDict[str, Tensor] = OrderedDict()
+LAST: deque[Tensor] = deque(maxlen=1)
+COUNTED: dict[str, Any] = {"calls": 0}
+BOUND, HELD = Kept(), Kept()
+ELSEWHERE: Any = ModuleType("elsewhere")
+ELSEWHERE.found = {}
+STORES: dict[str, tuple[Callable[..., None], Callable[[Any], Tensor]]] = {
+    "ordered": (functools.partial(keep, ORDERED), lambda self: ORDERED["a"]),
+    "deque": (functools.partial(keep_last, LAST), lambda self: LAST[-1]),
+    "with a count": (functools.partial(keep_counted, COUNTED), lambda self: COUNTED["a"]),
+    "bound method": (BOUND.keep, lambda self: BOUND.a),
+    "object": (functools.partial(Kept.keep, HELD), lambda self: HELD.a),
+    "imported": (functools.partial(keep, ELSEWHERE.found), lambda self: ELSEWHERE.found["a"]),
+    "class": (functools.partial(keep, SEEN), lambda self: self.ON_CLASS["a"]),
+}
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("store", STORES)
+def test_hooks_fill_what_forward_finds_outside_of_the_model(store: str, used: bool) -> None:
+    """The hook of the slim model filled a copy; it computed with what the dense one had left, and verify passed."""
+    hook, read = STORES[store]
+
+    class Reads(Read):
+        ON_CLASS = SEEN
+        found = read
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(x).relu() + self.found())
+            return out
+
+    model = Reads(hook, seen).eval()
+    del model.read
+    if used:
+        model(X)
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert slim(X).shape == slim(OTHER).shape and not torch.equal(slim(X), slim(OTHER))
+    assert slim.a.out_features == slim.b.in_features < 32
+    assert model(X).shape == (2, 3)
 
 
 def test_what_a_method_of_a_list_fills_is_what_functions_read() -> None:

@@ -1,8 +1,8 @@
 """How the functions of a file use a built-in name, ``int`` or ``type``: may another type stand in its place?
 
-It may where a function does no more than call it and ask ``isinstance``. An argument such as ``dtype=int`` wants the
-type itself; so the name stays what it is where a function that may run gives one. Parameters and local variables of the
-same name are something else.
+It may where a function does no more than call it and ask ``isinstance`` or ``issubclass``. An argument such as
+``dtype=int`` wants the type itself; so the name stays what it is where a function that may run gives one. Parameters
+and local variables of the same name are something else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 _ALWAYS = ""
 """Stands for the name of code that may run whatever is mentioned."""
+_ANY = "*"
+"""Stands for a name that is put together while a program runs."""
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 _SCOPES = _FUNCTIONS | _COMPREHENSIONS | ast.ClassDef
@@ -25,13 +27,17 @@ _LEFT_WHERE_THEY_ARE = frozenset(
 """Decorators that hand a function to nobody else."""
 _MADE_BY = frozenset(("__class__", "cls", "type"))
 """Names by which an instance is made without naming its class."""
+_REACH_ANYTHING = frozenset("globals locals vars dir eval exec getmembers __dict__ __getattribute__".split())
+_NAME_GIVEN = {"getattr": slice(1, 2), "methodcaller": slice(1), "attrgetter": slice(None)}
+"""What looks up a name that it is given, and which of its arguments that is."""
+MAY_LOOK_UP = _REACH_ANYTHING | _NAME_GIVEN.keys()
 
 
 class NameUses(NamedTuple):
     """How the functions of a file use a name.
 
     Attributes:
-        called: is it called by any, or handed to ``isinstance``?
+        called: is it called by any, or handed to ``isinstance`` or ``issubclass``?
         others: the names of the definitions that use it in another way.
         mentioned: the names that each definition mentions; nothing where ``others`` is empty.
     """
@@ -50,7 +56,7 @@ class NameUses(NamedTuple):
             if name not in run:
                 run.add(name)
                 waiting += self.mentioned.get(name, ())
-        return run.isdisjoint(self.others)
+        return _ANY not in run and run.isdisjoint(self.others)
 
 
 _NOT_USED = NameUses(False, frozenset(), {})
@@ -69,6 +75,23 @@ def uses_of_name(source: str, name: str) -> NameUses:
     uses = [(key, *_uses_in(node, name)) for key, node in defined]
     others = frozenset(key for key, used, allowed in uses if not used <= allowed)
     return NameUses(any(used for _, used, _ in uses), others, _mentions(defined) if others else {})
+
+
+def looks_up_computed(tree: ast.AST) -> bool:
+    """Does code look up names that are not written in it, such as ``getattr(self, "act_" + kind)``?"""
+    nodes = list(ast.walk(tree))
+    written = {id(node.func) for node in nodes if isinstance(node, ast.Call) and _name_is_written(node)}
+    named = ((node, _last_name(node)) for node in nodes)
+    return any(name in _REACH_ANYTHING or (name in _NAME_GIVEN and id(node) not in written) for node, name in named)
+
+
+def _name_is_written(call: ast.Call) -> bool:
+    given = call.args[_NAME_GIVEN.get(_last_name(call.func), slice(0))]
+    return bool(given) and all(isinstance(name, ast.Constant) for name in given)
+
+
+def _last_name(node: ast.AST) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", _ALWAYS)))
 
 
 def _definitions(holder: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -101,7 +124,7 @@ def _defined_by(statement: ast.stmt) -> Iterator[tuple[str, ast.AST]]:
 def _reached_as(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """The name of a function, unless the language or what a decorator hands it to may call it."""
     decorators = (d.func if isinstance(d, ast.Call) else d for d in function.decorator_list)
-    handed = any(getattr(d, "attr", getattr(d, "id", "")) not in _LEFT_WHERE_THEY_ARE for d in decorators)
+    handed = any(_last_name(d) not in _LEFT_WHERE_THEY_ARE for d in decorators)
     by_language = function.name.startswith("__") and function.name != "__init__"
     return _ALWAYS if handed or by_language else function.name
 
@@ -111,8 +134,10 @@ def _mentions(defined: Iterable[tuple[str, ast.AST]]) -> dict[str, frozenset[str
     found: dict[str, set[str]] = {name: {"__init__"} for name in _MADE_BY}
     for key, tree in defined:
         nodes = list(ast.walk(tree))
-        names = {getattr(node, "id", getattr(node, "attr", _ALWAYS)) for node in nodes}
+        names = set(map(_last_name, nodes))
         text = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+        functions = (node for node in nodes if isinstance(node, _FUNCTIONS))
+        names |= {_ANY} if any(map(looks_up_computed, functions)) else set()
         found.setdefault(key, set()).update(names, filter(str.isidentifier, text))
     return {key: frozenset(names) for key, names in found.items()}
 
@@ -182,7 +207,7 @@ def _allowed(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Call):
         yield node.func
         yield from (given.value for given in node.keywords if given.arg == "type")
-        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
+        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance", "issubclass"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield from ast.walk(node.annotation)

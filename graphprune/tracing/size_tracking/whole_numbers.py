@@ -8,11 +8,13 @@ what it is in the program.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import filterfalse
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ import numpy as np
 from graphprune.tracing.may_write import function_of, functions_held, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.size_places import values_held
-from graphprune.tracing.size_tracking.name_uses import uses_of_name
+from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
 from graphprune.utils.modules import Modules
@@ -87,7 +89,7 @@ def whole_numbers(kinds: Iterable[type], holders: Modules = ()) -> Iterator[None
     found = [_users(kind) for kind in set(kinds)]
     names = frozenset[str]().union(*(users.names for users in found))
     found += _users_held(holders, names)
-    run = names.union(*(users.names for users in found))
+    run = None if any(users.computed for users in found) else names.union(*(users.names for users in found))
     with ExitStack() as stack:
         for name, another in (("int", _Whole), ("type", _Type)):
             files = {file for users in found for file in getattr(users, f"of_{name}") if file in sys.modules}
@@ -104,19 +106,23 @@ class _Users(NamedTuple):
         of_int: the names of the modules whose functions use ``int``, and of that which defines a class.
         of_type: of those whose functions use ``type``.
         names: what the functions are called, and mention.
+        computed: do they look up names that they put together? These may be any.
     """
 
     of_int: frozenset[str]
     of_type: frozenset[str]
     names: frozenset[str]
+    computed: bool
 
     @staticmethod
     def among(functions: Iterable[FunctionType]) -> _Users:
         """Which of some functions use the names."""
-        named = [(str(f.__module__), _names(f.__code__) | {_defined_in(f)}) for f in functions]
+        found = list(functions)
+        named = [(str(f.__module__), _names(f.__code__) | {_defined_in(f)}) for f in found]
         users = (frozenset(file for file, names in named if name in names) for name in ("int", "type"))
         of_int, of_type = (frozenset(filterfalse(is_own, files)) for files in users)
-        return _Users(of_int, of_type, frozenset[str]().union(*(names for _, names in named)))
+        computed = any(_looks_up_computed(f.__code__) for f in found)
+        return _Users(of_int, of_type, frozenset[str]().union(*(names for _, names in named)), computed)
 
 
 def _defined_in(function: FunctionType) -> str:
@@ -168,6 +174,17 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset((*code.co_names, *text)).union(*inner)
 
 
+@lru_cache(maxsize=4096)
+def _looks_up_computed(code: CodeType) -> bool:
+    """Does a function look up names that it puts together, or that its text does not tell?"""
+    if MAY_LOOK_UP.isdisjoint(_names(code)):
+        return False
+    try:
+        return looks_up_computed(ast.parse(textwrap.dedent(inspect.getsource(code))))
+    except (OSError, SyntaxError):  # there is no text, or a part of a line
+        return True
+
+
 def only_called(module: ModuleType, name: str = "int", run: Iterable[str] | None = None) -> bool:
     """Do functions of a file use the name, ``int`` or ``type``, and only to call it, to ask ``isinstance``, and in
     annotations? What the file itself does with it was done when it was imported.
@@ -175,8 +192,8 @@ def only_called(module: ModuleType, name: str = "int", run: Iterable[str] | None
     Args:
         module: the file.
         name: the name.
-        run: the names of the functions that may run, and that they mention: others do not count. None: all count, as
-            do all functions of a notebook.
+        run: the names of the functions that may run, and that they mention: others do not count. None: all count,
+            since any may run, as do all functions of a notebook.
     """
     try:
         known = run if _has_file(module) else None
