@@ -24,6 +24,7 @@ from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.reach import Reach
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
+from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.training_reads import reads_training
 from graphprune.utils.modules import Modules, named_modules
 from graphprune.utils.switches import set_training
@@ -152,8 +153,8 @@ def _restored_tensors(model_copy: MetaCopy) -> Iterator[None]:
     """
     modules = [module for _, module in named_modules(model_copy.module)]
     found = [(table, dict(table)) for m in modules for table in (vars(m), m._parameters, m._buffers)]
-    held = [value for m in modules for value in vars(m).values() if container_base(value) is not None]
-    restores = [put_back(value) for value in held]
+    held = [value for _, m in model_copy.holders for value in attributes_held(m).values()]
+    restores = [put_back(value) for value in held if container_base(value) is not None]
     memory = Aliases(tensor for _, tensor in model_copy.tensors)
     values = [(tensor, tensor.detach()) for _, tensor in model_copy.tensors]
     try:
