@@ -98,7 +98,7 @@ class Allocator:
         allowed, aligned = np.ones(len(steps), bool), np.ones(len(steps), bool)
         for part, each in zip(coupled.parts, coupled.each, strict=True):
             kept = len(part.unit_ids) - each * steps
-            if self._is_aligned(part.group):
+            if self.setup.aligned and self._is_aligned(part.group):
                 aligned &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
             allowed &= self._allowed(part, kept)
         fast = np.flatnonzero(allowed & aligned & (steps > 0))
@@ -108,9 +108,8 @@ class Allocator:
         return np.append(0, fast) if len(fast) else np.flatnonzero(allowed)
 
     def _is_aligned(self, group: int) -> bool:
-        """Does a group keep numbers of units that kernels are written for, because nothing else is asked of it?"""
-        free = self.setup.aligned and not self.setup.limits[group].own_multiple
-        return free and self.setup.groups[group].role in CHANNELS
+        """Does a group keep numbers of units that kernels are written for, if nothing else is asked of it?"""
+        return not self.setup.limits[group].own_multiple and self.setup.groups[group].role in CHANNELS
 
     def _allowed(self, part: SubGroup, kept: Ids) -> Mask:
         """Which numbers of kept units the limits of a part's group allow."""

@@ -132,14 +132,15 @@ def group_limits(
     modules = dict(named_modules(model)) if overrides else {}
     _check_overrides(overrides, modules)
     used: set[Any] = set()
-    found = []
+    found, usual = [], _UNBOUND | default.given()
     for group in groups:
         asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
         matching = {match: override for match, override in overrides.items() if matches(match, group, modules)}
         asked += [(described(match, modules), override) for match, override in matching.items()]
         used.update(matching)
-        limit = _limit(group, default, asked)
-        found.append(replace(limit, frozen_modules=_frozen_modules(group, matching, modules)))
+        limit = _limit(group, usual, asked)
+        frozen = _frozen_modules(group, matching, modules) if matching else ()
+        found.append(replace(limit, frozen_modules=frozen) if frozen else limit)
     _check_used(overrides, used, groups, modules)
     _check_roles(ratios, groups)
     return found
@@ -168,11 +169,11 @@ def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Modu
             )
 
 
-def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
+def _limit(group: Group, usual: Mapping[str, Any], asked: Sequence[tuple[str, Override]]) -> Limit:
     said: dict[str, Any] = {}
     for _, override in asked:
         said |= override.given()
-    values = {**_UNBOUND, **default.given(), **said}
+    values = {**usual, **said}
     least = max(values["min_units"], group.units - int(np.floor(values["max_ratio"] * group.units + 1e-9)), 1)
     if values["frozen"]:
         least = group.units
