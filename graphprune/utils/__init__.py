@@ -1,7 +1,7 @@
 """What torch and Python lack.
 
 In no order: ``modules``, ``tree`` and ``operators`` (walks over modules, nested data and calls); ``deepcopy`` with
-``copier`` (values) and ``own_objects`` (of a call's arguments), ``exchange`` (of tensors) and ``held`` (what objects
+``copier`` (values), ``shared_containers`` (what is not copied) and ``own_objects`` (of a call's arguments), ``exchange`` (of tensors) and ``held`` (what objects
 hold); ``global_state``, ``collector``, ``random_state`` and ``mode_flags`` (what is restored), ``evaluation`` and
 ``switches`` with ``kept_values`` (how models run); ``files``, ``folders`` with ``folder_locks``, ``direct_file``,
 ``tensor_files``, ``pickled_files`` and ``typed_json``; ``checks``, ``model_checks``, ``model_tensors`` and
