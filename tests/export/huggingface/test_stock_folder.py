@@ -146,8 +146,8 @@ def test_the_layers_of_a_stage_are_counted_in_a_list(tmp_path: Path) -> None:
     graphprune.save_pretrained(slim, tmp_path / "slim", processing=None)
     loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "slim")
     assert sorted(loaded.config.depths) == [1, 2] and loaded.config.hidden_sizes == [8, 16]
-    with torch.no_grad():
-        assert torch.equal(loaded.eval()(x).logits, slim(x).logits)
+    with torch.no_grad():  # some processors add up otherwise where weights lie elsewhere in memory
+        torch.testing.assert_close(loaded.eval()(x).logits, slim(x).logits)
 
 
 def test_a_part_of_a_layer_cannot_be_left_out(tmp_path: Path) -> None:
