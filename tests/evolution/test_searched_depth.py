@@ -71,7 +71,7 @@ def test_equal_seeds_give_equal_plans(graph: graphprune.ChannelGraph, plan: grap
 def test_no_more_than_asked_goes(graph: graphprune.ChannelGraph) -> None:
     found = graph.plan(depth=0.34, candidates=20, **ASKED)
     assert len(found.skipped) <= 2 and found.requested["branches and blocks"] == 6
-    with pytest.warns(NothingRemovedWarning, match=r"depth=0.1: no block is left out; 6 can be, so ask for 0.17"):
+    with pytest.warns(NothingRemovedWarning, match=r"depth=0.1: no block is left out; 6 can be, so ask for 0.167"):
         found = graph.plan(depth=0.1, candidates=5, **ASKED)
     assert not found.skipped
 

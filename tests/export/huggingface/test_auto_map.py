@@ -153,8 +153,8 @@ def test_blocks_left_out_that_return_tuples(tmp_path: Path) -> None:
     slim: Any = plan.apply(model)
     write_auto_map(slim, tmp_path / "slim")
     assert read_config(tmp_path / "slim")["skipped_blocks"] == plan.results == dict.fromkeys(plan.skipped, 2)
-    with torch.no_grad():
-        assert torch.equal(load(tmp_path / "slim")(x).logits, slim(x).logits)
+    with torch.no_grad():  # some processors add up otherwise where weights lie elsewhere in memory
+        torch.testing.assert_close(load(tmp_path / "slim")(x).logits, slim(x).logits)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
