@@ -203,7 +203,7 @@ class Analysis:
         own = tables(self.model)
         if not own.plain:
             return own.unique()
-        read = {node.meta["tensor"] for node in self.trace.graph.nodes if node.op == "get_attr"}
+        read = {node.meta.get("tensor") for node in self.trace.graph.nodes if node.op == "get_attr"}
         return [(name, tensor) for name, tensor in own.unique() if name not in own.plain or name in read]
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:

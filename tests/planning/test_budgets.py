@@ -72,8 +72,11 @@ def sparse() -> nn.Module:
     return model
 
 
+SHIFT = torch.ones(1)
+
+
 class Keeping(nn.Module):
-    """A layer that keeps its last result, and reads a tensor that is no buffer."""
+    """A layer that keeps its last result, and reads a tensor that is no buffer, and one of its file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +84,7 @@ class Keeping(nn.Module):
         self(torch.randn(8, 16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.last = self.layers(x * self.scale)
+        self.last = self.layers(x * self.scale + SHIFT)
         return self.last  # type: ignore[no-any-return]
 
 
