@@ -279,6 +279,17 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             needed="layers with parameters",
             do=PRUNE_FIRST,
         )
+    return _changed_since(setup, difference) or PlanError(
+        f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}",
+        where=type(setup.graph.model).__name__,
+        found=str(difference),
+        needed="a forward that does the same for the same inputs, in copies of the model too",
+        do="keep what forward changes (counters, caches, random choices) from changing which operations run",
+    )
+
+
+def _changed_since(setup: PlanSetup, difference: ProgramDifference) -> PlanError | None:
+    """The error of a model that is another one than when it was traced; None: it is not."""
     for name, now, traced in types_changed(setup.graph):
         return PlanError(
             f"model: {name} is {now} and was {traced} when it was traced, with example inputs of that type",
@@ -296,13 +307,7 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             "table that is made once)",
             do="trace the model again: graphprune.trace(model, example_inputs)",
         )
-    return PlanError(
-        f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}",
-        where=type(setup.graph.model).__name__,
-        found=str(difference),
-        needed="a forward that does the same for the same inputs, in copies of the model too",
-        do="keep what forward changes (counters, caches, random choices) from changing which operations run",
-    )
+    return None
 
 
 class _CheckedPlan(NamedTuple):
