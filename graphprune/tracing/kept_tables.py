@@ -169,8 +169,7 @@ def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
     seen: set[tuple[int, str]] = set()
     for value in reached:
         if isinstance(value, FunctionType):
-            cells = ((cell, held) for cell in value.__closure__ or () for held in contents(cell))
-            yield from ((partial(setattr, cell, "cell_contents"), held) for cell, held in cells if _is_kept(held))
+            yield from _places_in_function(value)
             names, read = value.__globals__, globals_read(value)
             found = [(name, held) for name, held in read if (id(names), name) not in seen and _is_kept(held)]
             seen.update((id(names), name) for name, _ in found)
@@ -180,6 +179,22 @@ def _places_outside(reached: Iterable[Any]) -> Iterator[_Place]:
         else:
             table = value if type(value) is dict else attribute_table(value) or {}
             yield from ((partial(table.__setitem__, n), held) for n, held in table.items() if _is_kept(held))
+
+
+def _places_in_function(function: FunctionType) -> Iterator[_Place]:
+    """Where a function itself holds tables: in its closure, among its defaults, and as attributes."""
+    cells = ((cell, held) for cell in function.__closure__ or () for held in contents(cell))
+    yield from ((partial(setattr, cell, "cell_contents"), held) for cell, held in cells if _is_kept(held))
+    for place, held in enumerate(function.__defaults__ or ()):
+        if _is_kept(held):
+            yield partial(_put_default, function, place), held
+    for named in (function.__kwdefaults__ or {}, vars(function)):
+        yield from ((partial(named.__setitem__, name), held) for name, held in named.items() if _is_kept(held))
+
+
+def _put_default(function: FunctionType, place: int, value: Any) -> None:
+    defaults = function.__defaults__ or ()
+    function.__defaults__ = (*defaults[:place], value, *defaults[place + 1 :])
 
 
 def _is_kept(value: Any) -> bool:

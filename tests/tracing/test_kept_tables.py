@@ -98,12 +98,30 @@ def in_closure() -> Callable[[], dict[Any, Tensor]]:
 
 
 closure = in_closure()
+
+
+def by_default(known: dict[Any, Tensor] = {}) -> dict[Any, Tensor]:  # noqa: B006
+    return known
+
+
+def by_keyword(*, known: dict[Any, Tensor] = {}) -> dict[Any, Tensor]:  # noqa: B006
+    return known
+
+
+def by_attribute() -> dict[Any, Tensor]:
+    return by_attribute.known  # type: ignore[attr-defined, no-any-return]
+
+
+by_attribute.known = {}  # type: ignore[attr-defined]
 OUTSIDE: dict[str, Callable[[], dict[Any, Tensor]]] = {
     "global": lambda: KEPT,
     "class": lambda: Store.known,
     "object": lambda: STORE.own,
     "dictionary": lambda: Store.several["waves"],
     "closure": lambda: closure(),
+    "default": by_default,
+    "keyword default": by_keyword,
+    "attribute of a function": by_attribute,
 }
 
 
