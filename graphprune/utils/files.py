@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -16,6 +17,9 @@ from safetensors import SafetensorError
 
 from graphprune.errors import InputError, SaveError
 from graphprune.utils.checks import found_value, shown
+
+_WORKING_FOLDER, _EXCHANGE = -100, 2
+"""``AT_FDCWD`` and ``RENAME_EXCHANGE`` of Linux."""
 
 
 def check_path(name: str, value: object) -> Path:
@@ -139,6 +143,16 @@ def delete_folder(folder: Path) -> None:
         if error.errno == errno.EBADF and hidden is not None:
             raise hidden from None
         raise
+
+
+def exchange_folders(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step; False: the system cannot do that here, and they are as they were."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux, or a C library without it
+        return False
+    code: int = rename(_WORKING_FOLDER, os.fsencode(first), _WORKING_FOLDER, os.fsencode(second), _EXCHANGE)
+    return code == 0
 
 
 @contextmanager

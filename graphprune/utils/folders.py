@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
-from graphprune.utils.files import delete_folder, make_folder, to_disk, writing
+from graphprune.utils.files import delete_folder, exchange_folders, make_folder, to_disk, writing
 from graphprune.utils.folder_locks import only_writer
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -248,6 +248,9 @@ def _checksum(path: Path) -> str:
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a new folder beside ``folder``, and move it there when it is complete.
 
+    On Linux they change places in one step. Elsewhere a process that is killed between two renames leaves the folder
+    that was there before beside its place, under a name that ends in ``.old``.
+
     Raises:
         InputError: there is something that this function did not write.
         SaveError: the disk is full, or nothing may be written there.
@@ -261,11 +264,15 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
             temporary.mkdir()
             write(temporary)
             finish_folder(temporary)
-            if folder.exists():
+            if not folder.exists():
+                temporary.rename(folder)
+            elif not exchange_folders(temporary, folder):
                 folder.rename(old)
-            temporary.rename(folder)
+                temporary.rename(folder)
             to_disk(folder.parent)
         finally:
+            if old.exists() and not folder.exists():  # stopped between the two
+                old.rename(folder)
             for path in (temporary, old):
                 if path.exists():
                     delete_folder(path)
