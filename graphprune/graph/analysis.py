@@ -160,7 +160,7 @@ class Analysis:
     @cached_property
     def scales(self) -> StatisticScales:
         """Which calls of the evaluated program scale statistics over channels by numbers."""
-        nodes = self.labeling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
+        nodes = self.trace.evaluated_nodes if self.trace.on_meta else []
         return StatisticScales(nodes, self.labeling, self.solution)
 
     def constraints(self, selectable: Mask) -> SizeConstraints:
@@ -208,7 +208,7 @@ class Analysis:
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these modules are left out."""
-        nodes = self.labeling.nodes[: self.trace.evaluated]
+        nodes = self.trace.evaluated_nodes
         if not skipped:
             return nodes
         gone = {node for call in self.trace.calls if call.path in skipped for node in nodes[call.start : call.stop]}

@@ -86,7 +86,7 @@ def _read_outside(call: ModuleCall, block: Block, trained: frozenset[fx.Node]) -
 
 def _residual(trace: Trace, calls: Iterable[ModuleCall]) -> Iterator[tuple[ModuleCall, Block]]:
     """Those of the calls that give their input plus something, as blocks."""
-    nodes = list(trace.graph.nodes)[: trace.evaluated]
+    nodes = trace.evaluated_nodes
     for call in calls:
         inside = frozenset(nodes[call.start : call.stop])
         block = Block(call.path, call.source, call.result, inside, call.results)

@@ -66,7 +66,7 @@ class _Finder:
 
     def __init__(self, trace: Trace, model: nn.Module, dimensions: Dimensions) -> None:
         self.dimensions = dimensions
-        self.nodes = list(trace.graph.nodes)[: trace.evaluated]
+        self.nodes = trace.evaluated_nodes
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.outputs = frozenset(trace.outputs)
         self.trained = in_training(trace)

@@ -108,7 +108,7 @@ class Terms:
 def macs_by_module(trace: Trace) -> dict[str, int]:
     """The multiply-adds of what evaluation runs, by the path of the innermost module; they add up to the model's."""
     found: dict[str, int] = {}
-    for node in list(trace.graph.nodes)[: trace.evaluated]:
+    for node in trace.evaluated_nodes:
         for scale, factors in count_macs(Counted([node], ())):
             sizes = [int(of.meta["shape"][dim]) for of, dim in factors if isinstance(of, fx.Node)]
             found[node.meta["module"]] = found.get(node.meta["module"], 0) + scale * math.prod(sizes)

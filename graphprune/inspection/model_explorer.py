@@ -71,7 +71,7 @@ class ExplorerFiles:
 
     def __init__(self, graph: Analysis, plan: Plan | None) -> None:
         self.graph, self.plan = graph, plan
-        self.nodes = graph.labeling.nodes[: graph.trace.evaluated]
+        self.nodes = graph.trace.evaluated_nodes
         self.skipped = plan.skipped if plan else ()
         self._alive = graph.alive(plan.removed if plan else {})
         self._left = set(graph.nodes_without(self.skipped))

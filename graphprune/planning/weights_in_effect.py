@@ -86,7 +86,7 @@ def _name(node: fx.Node) -> str:
 
 def _made(graph: Analysis) -> dict[str, fx.Node]:
     """By the name of a parameter, the tensor that is made of it wherever it is used."""
-    nodes = list(graph.trace.graph.nodes)[: graph.trace.evaluated]
+    nodes = graph.trace.evaluated_nodes
     alone = _without_inputs(nodes)
     if not any(node.all_input_nodes and _computes(node) for node in alone):
         return {}

@@ -341,7 +341,7 @@ class MaskedRecorder(Recorder):
         super().__init__(model_copy, log, on_meta)
         self.masks = masks
         trace = masks.channels.trace
-        self.known = list(trace.graph.nodes)[: trace.evaluated]
+        self.known = trace.evaluated_nodes
         self.diverged = False
         self._given: dict[str, Tensor] = {}  # to skipped blocks
 
@@ -400,7 +400,7 @@ def _fits(labels: LabeledTensor | None, shape: torch.Size) -> bool:
 
 def _did_the_same(known: Trace, trace: Trace) -> bool:
     """Did both evaluations call the same operations with the same operands and the same numbers?"""
-    both = [list(t.graph.nodes)[: t.evaluated] for t in (known, trace)]
+    both = known.evaluated_nodes, trace.evaluated_nodes
     number = {node: i for nodes in both for i, node in enumerate(nodes)}
 
     def calls(nodes: list[fx.Node]) -> list[str]:

@@ -59,7 +59,7 @@ class _Read:
 
     def __init__(self, graph: Analysis, dead: Mask) -> None:
         self._graph = graph
-        self._nodes = list(graph.trace.graph.nodes)[: graph.trace.evaluated]
+        self._nodes = graph.trace.evaluated_nodes
         self._alone = parameters_only([node for node in self._nodes if not is_random(node.target)])
         self.classes = np.zeros_like(dead)
         self.computed: set[fx.Node] = set()

@@ -99,7 +99,7 @@ class SimilarityModel:
         self.units = graph.units
         self.tensors = dict(named_tensors(graph.model))
         self.labeling = graph.labeling
-        nodes = graph.labeling.nodes[: graph.trace.evaluated]
+        nodes = graph.trace.evaluated_nodes
         self._table = AxisTable(graph.labeling.labels.axes)
         self._names: dict[fx.Node, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()

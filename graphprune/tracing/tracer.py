@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,11 +94,16 @@ class Trace:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
 
+    @cached_property
+    def evaluated_nodes(self) -> list[fx.Node]:
+        """The nodes that evaluation mode ran, in execution order."""
+        return list(self.graph.nodes)[: self.evaluated]
+
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
-        for node in list(self.graph.nodes)[: self.evaluated]:
+        for node in self.evaluated_nodes:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             self._originals[copies[node]] = node
         graph.output(tuple(copies[n] for n in self.outputs[: self.results]))
@@ -105,7 +111,7 @@ class Trace:
 
     def replayed(self) -> Replay:
         """The part of it that evaluation mode ran."""
-        return Replay(list(self.graph.nodes)[: self.evaluated], self.outputs[: self.results], self.constants)
+        return Replay(self.evaluated_nodes, self.outputs[: self.results], self.constants)
 
     def original(self, node: fx.Node) -> fx.Node:
         """The node of this trace that a node of :meth:`evaluation` copies."""
@@ -147,29 +153,29 @@ def record(
     log.close()
     recorder.graph.output(tuple(kept))
     return Trace(
-        recorder.graph,
-        recorder.shapes,
-        recorder.inputs,
-        kept,
-        recorder.constants,
-        log,
-        dict(recorder.model_copy.kinds),
-        recorder.model_copy.replaceable,
-        tuple(_unreached(recorder)),
-        _threads_note(recorder) or trained.note,
-        evaluated,
-        len(results),
-        on_meta,
-        tuple(call for call in recorder.calls if call.stop <= evaluated),
-        outputs,
-        random,
-        trained.calls,
-        tuple(recorder.elsewhere),
-        replaced,
-        _passed_over(recorder, [node for _, node in replaced]),
-        recorder.chosen,
-        recorder.seeded,
-        recorder.model_copy.by_flags,
+        graph=recorder.graph,
+        shapes=recorder.shapes,
+        inputs=recorder.inputs,
+        outputs=kept,
+        constants=recorder.constants,
+        sizes=log,
+        modules=dict(recorder.model_copy.kinds),
+        replaceable=recorder.model_copy.replaceable,
+        unreached=tuple(_unreached(recorder)),
+        note=_threads_note(recorder) or trained.note,
+        evaluated=evaluated,
+        results=len(results),
+        on_meta=on_meta,
+        calls=tuple(call for call in recorder.calls if call.stop <= evaluated),
+        pick=outputs,
+        random=random,
+        trained=trained.calls,
+        elsewhere=tuple(recorder.elsewhere),
+        replaced=replaced,
+        unused=_passed_over(recorder, [node for _, node in replaced]),
+        chosen=recorder.chosen,
+        seeded=recorder.seeded,
+        by_flags=recorder.model_copy.by_flags,
     )
 
 
