@@ -22,7 +22,7 @@ from graphprune.graph.groups import Units
 from graphprune.graph.propagate import call_rule
 from graphprune.rules.labels import LabeledTensor, Labels, ParameterAxis
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
-from graphprune.rules.registry import has_trait, matmul_views
+from graphprune.rules.registry import has_trait, is_elementwise, matmul_views
 from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids, distinct_columns
@@ -152,7 +152,7 @@ class Observer(DispatchMode):
         plain = [not label.arrays and label is self._numbers.get(label.shape) for label in labels]
         if all(plain):
             return [self._plain(shape) for shape in shapes]
-        entrywise = torch.Tag.pointwise in getattr(func, "tags", ()) or has_trait(func, Trait.ENTRYWISE, Trait.MASKS)
+        entrywise = is_elementwise(func, Trait.ENTRYWISE, Trait.MASKS)
         whole = [label for label in labels if label.arrays and label.shape == shapes[0]] if entrywise else []
         if whole:
             return [whole[0] if len(whole) == 1 else max(whole, key=self._is_weight)]

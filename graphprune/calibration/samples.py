@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphprune.errors import BatchedSamplesWarning
 from graphprune.tracing.inputs import describe
+from graphprune.tracing.meta import is_float
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.tree import as_dense, map_tensors, tensors_of
 
@@ -203,7 +204,7 @@ def is_part(own: Tensor, whole: Tensor, start: int, taken: int, count: int) -> b
 
 def _close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape differ by rounding only; whole numbers and truth values do not round."""
-    if not (a.is_floating_point() or a.is_complex()):
+    if not is_float(a):
         return torch.equal(a, b)
     scale = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=0, atol=_tolerance(a) * scale, equal_nan=True)

@@ -36,6 +36,7 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.graph.parameter_uses import running_statistics
 from graphprune.tracing.inputs import describe
+from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import with_article
@@ -167,7 +168,7 @@ class Statistics:
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         fixed = running_statistics(self.units.labeling)
-        learned = {n: p for n, p in parameters.items() if n not in fixed and (p.is_floating_point() or p.is_complex())}
+        learned = {n: p for n, p in parameters.items() if n not in fixed and is_float(p)}
         _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate_alike), 0
         generator = torch.Generator().manual_seed(self.seed)

@@ -18,6 +18,7 @@ from graphprune.compaction.search import ZeroSearch
 from graphprune.errors import ChannelsKeptWarning, InputError, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.planning.chosen_channels import masked_units
+from graphprune.tracing.meta import is_float
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_optional, found_value, is_number
@@ -141,7 +142,7 @@ def _thresholds(model: nn.Module, threshold: float, relative: bool) -> dict[str,
     if not threshold:
         return {}
     named = [(n, p.detach()) for n, p in model.named_parameters(remove_duplicate=False)]
-    named = [(n, p) for n, p in named if p.numel() and (p.is_floating_point() or p.is_complex())]
+    named = [(n, p) for n, p in named if p.numel() and is_float(p)]
     return {name: threshold * (float(tensor.abs().max()) if relative else 1.0) for name, tensor in named}
 
 

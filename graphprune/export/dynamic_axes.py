@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.tracing.meta import is_float
 from graphprune.utils.checks import check_count, found_value, shown
 
 BATCH_AXIS = "batch"
@@ -82,7 +83,7 @@ def with_dynamic_axes(tensors: Mapping[str, Tensor], dynamic: DynamicDims | None
 def _guessed(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
     batch = next((x.shape[0] for x in tensors.values() if x.ndim), 0)
     return {
-        name: [0, 1] if x.ndim == 2 and not x.is_floating_point() and not x.is_complex() else [0]
+        name: [0, 1] if x.ndim == 2 and not is_float(x) else [0]
         for name, x in tensors.items()
         if x.ndim and x.shape[0] == batch
     }

@@ -17,6 +17,7 @@ from graphprune.export.libraries import is_data
 from graphprune.export.plain_data import decode
 from graphprune.export.structure import LAYOUTS, ModuleData, Structure, TensorData
 from graphprune.pruning.plan_json import MOST_ENTRIES
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.folders import ADVICE
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -116,7 +117,7 @@ def _check_tensor(name: str, data: TensorData, structure: Structure) -> None:
         raise ValueError(f"structure: {name!r} has the layout {data.layout[:40]!r}, which is none of its shape")
     if math.prod(data.shape) > MOST_ENTRIES or len(data.shape) > 64:
         raise ValueError(f"structure: {name!r} has {list(data.shape)[:8]}, needed are at most {MOST_ENTRIES} entries")
-    if data.trained and not getattr(torch, data.dtype).is_floating_point and not getattr(torch, data.dtype).is_complex:
+    if data.trained and not is_float_type(getattr(torch, data.dtype)):
         raise ValueError(f"structure: {name!r} is of {data.dtype} and cannot be trained")
     if data.shares is not None:
         other = structure.tensors.get(data.shares)

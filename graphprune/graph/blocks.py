@@ -8,10 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import fx, nn
 
-from graphprune.rules.registry import has_trait, rule_of
+from graphprune.rules.registry import has_trait, is_elementwise, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
@@ -182,7 +181,7 @@ def passed_on(node: fx.Node) -> list[fx.Node]:
         return []
     if node.target is operator.getitem or is_normalization(node):
         return given[:1]
-    elementwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and len(given) == 1
+    elementwise = is_elementwise(node.target) and len(given) == 1
     passed = has_trait(node.target, Trait.ADDS, Trait.IDENTITY, Trait.DROPS, Trait.RESHAPES)
     return given if passed or elementwise else []
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx, nn
 
 from graphprune.graph.blocks import called_once, in_training, is_read_within
 from graphprune.graph.dimensions import Dimensions
-from graphprune.rules.registry import has_trait
+from graphprune.rules.registry import has_trait, is_elementwise
 from graphprune.rules.traits import Trait
 from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
@@ -221,6 +220,4 @@ def _computed(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_elementwise(node: fx.Node) -> bool:
-    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or has_trait(
-        node.target, Trait.DROPS, Trait.IDENTITY
-    )
+    return is_elementwise(node.target, Trait.DROPS, Trait.IDENTITY)

@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labeling
-from graphprune.rules.registry import has_trait, norm_of
+from graphprune.rules.registry import is_elementwise, norm_of
 from graphprune.rules.traits import Trait
+from graphprune.utils.float_types import is_float_type
 
 aten = torch.ops.aten
 _SHAPED = frozenset((aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default, aten.full_like.default))
@@ -77,11 +78,10 @@ class ChannelMakers:
 
 def _entry_by_entry(node: fx.Node) -> bool:
     """Does a call only scale and shift what it is given, each channel by itself?"""
-    op = node.target
-    return torch.Tag.pointwise in getattr(op, "tags", ()) or has_trait(op, Trait.ENTRYWISE) or norm_of(op) is not None
+    return is_elementwise(node.target, Trait.ENTRYWISE) or norm_of(node.target) is not None
 
 
 def _counts(node: fx.Node) -> bool:
     """Is this a tensor of integers?"""
     dtype = node.meta.get("dtype", torch.float32)
-    return not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool)
+    return not (is_float_type(dtype) or dtype is torch.bool)

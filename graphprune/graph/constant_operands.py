@@ -15,7 +15,9 @@ from torch import fx
 
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor
+from graphprune.rules.registry import is_elementwise
 from graphprune.utils.arrays import Dims, Ids
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.operators import short_name
 
 _REGISTERED = "in an nn.ModuleList or nn.ParameterList instead of a plain list or dictionary, it would follow"
@@ -70,7 +72,7 @@ def _without_channels(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
     """The operands of a call that have no channels; of a pointwise one, constants that lack those of others."""
     operands = node.all_input_nodes
     found = [operand for operand in operands if _unlabeled(labeling, operand)]
-    if not found and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if not found and is_elementwise(node.target):
         found = [operand for operand in operands if _sizes_met(labeling, node, operand) and _all_constant(operand)]
     return found
 
@@ -109,7 +111,7 @@ def _all_constant(operand: fx.Node) -> bool:
 
 def _is_constant(source: fx.Node) -> bool:
     """Is a tensor that was not computed from others no input, and no parameter or buffer that has channels?"""
-    follows = "tensor" in source.meta and (source.meta["dtype"].is_floating_point or source.meta["dtype"].is_complex)
+    follows = "tensor" in source.meta and is_float_type(source.meta["dtype"])
     return source.op != "placeholder" and not follows
 
 

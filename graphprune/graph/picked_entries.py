@@ -15,7 +15,7 @@ from torch import fx
 
 from graphprune.rules.factories import constant
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.registry import Call, RuleFunction, has_trait
+from graphprune.rules.registry import Call, RuleFunction, has_trait, is_elementwise
 from graphprune.rules.scattering import INDEX_PUTS, lay_by_mask
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import is_random
@@ -93,5 +93,5 @@ def _is_number(one: fx.Node, among: torch.Size) -> bool:
 def _is_entrywise(step: fx.Node) -> bool:
     if step.op != "call_function" or is_random(step.target):
         return False
-    pointwise = torch.Tag.pointwise in getattr(step.target, "tags", ()) or step.target is aten._to_copy.default
-    return pointwise or has_trait(step.target, Trait.ENTRYWISE, Trait.IDENTITY, Trait.DETACHES)
+    copied = step.target is aten._to_copy.default
+    return copied or is_elementwise(step.target, Trait.ENTRYWISE, Trait.IDENTITY, Trait.DETACHES)

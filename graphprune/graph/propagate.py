@@ -31,13 +31,14 @@ from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabeledTensor, Labels, all_arrays, operands_of
 from graphprune.rules.movement import added_entries
 from graphprune.rules.pointwise import elementwise_results
-from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
+from graphprune.rules.registry import Call, RuleFunction, has_trait, is_elementwise, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.rebuilt_tensors import rebuilt_tensors
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.checks import found_value, shown
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.operators import Args, Kwargs, is_random, short_name
 from graphprune.utils.tree import LEAVES, PLAIN
 
@@ -165,7 +166,7 @@ def _made(node: fx.Node) -> fx.Node:
 def _fix_unseen_sizes(labeling: Labeling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
     """A tensor of one value can only follow where its sizes were seen in the code; integers are not channels."""
     value, dtype = labeling.values[node], node.meta["dtype"]
-    follows = dtype.is_floating_point or dtype.is_complex or dtype is torch.bool
+    follows = is_float_type(dtype) or dtype is torch.bool
     seen = {d for d in range(value.ndim) if follows and (node, d) in noted}
     held = [array for array in value.arrays if not array.dims <= seen]
     why = "made with a size that was not followed" if follows else f"made of {dtype}, which does not follow channels"
@@ -186,7 +187,7 @@ def _label_node(labeling: Labeling, trace: Trace, node: fx.Node) -> Any:
         return _label_call(labeling, node)
     if node.op == "get_attr":
         name = node.meta.get("tensor")
-        if name is not None and (node.meta["dtype"].is_floating_point or node.meta["dtype"].is_complex):
+        if name is not None and is_float_type(node.meta["dtype"]):
             return _label_parameter(labeling, trace, name, tuple(node.meta["shape"]))
         if name is not None and names_every_channel(node, labeling.values):
             value = labeling.labels.parameter(name, tuple(node.meta["shape"]))
@@ -312,7 +313,7 @@ def _rule_for(op: Any, operands: Sequence[LabeledTensor]) -> RuleFunction:
         return found.function
     if is_opaque(op):
         return on_nested if isinstance(op, OnNested) else opaque
-    return elementwise_results if torch.Tag.pointwise in op.tags else unknown
+    return elementwise_results if is_elementwise(op) else unknown
 
 
 def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import fx
 from graphprune.graph.propagate import Labeling
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.registry import has_trait
+from graphprune.rules.registry import has_trait, is_elementwise
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask
 
@@ -72,15 +72,19 @@ class StatisticScales:
 
     def _follow(self, node: fx.Node) -> None:
         """Note whether a call's result is a statistic, or is normalized by one."""
-        operands = node.all_input_nodes
         taken = self._taken(node)
         if taken is not None:
             self._pure[node] = frozenset([taken])
-        elif node.target is aten._to_copy.default or has_trait(node.target, *_LAYOUT):
+        elif self._pure:  # what comes before all statistics is made of none
+            self._follow_operands(node)
+
+    def _follow_operands(self, node: fx.Node) -> None:
+        operands = node.all_input_nodes
+        if node.target is aten._to_copy.default or has_trait(node.target, *_LAYOUT):
             for known in (self._pure, self._normalized):
                 if operands and operands[0] in known:
                     known[node] = known[operands[0]]
-        elif torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        elif is_elementwise(node.target):
             if all(x in self._pure or prod(x.meta["shape"]) == 1 for x in operands):
                 self._note(self._pure, node, operands)
             elif has_trait(node.target, *_FACTORS):

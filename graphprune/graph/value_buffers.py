@@ -14,9 +14,10 @@ import torch
 from torch import fx
 
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.registry import has_trait
+from graphprune.rules.registry import has_trait, is_elementwise
 from graphprune.rules.scattering import INDEX_PUTS
 from graphprune.rules.traits import Trait
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
@@ -81,15 +82,11 @@ def _filled(user: fx.Node, mask: fx.Node) -> tuple[fx.Node, int] | None:
 
 
 def _is_entrywise(user: fx.Node) -> bool:
-    if user.op != "call_function":
-        return False
-    tags = getattr(user.target, "tags", ())
-    return torch.Tag.pointwise in tags or has_trait(user.target, Trait.ENTRYWISE)
+    return user.op == "call_function" and is_elementwise(user.target, Trait.ENTRYWISE)
 
 
 def _is_floating(node: fx.Node) -> bool:
-    dtype: torch.dtype = node.meta["dtype"]
-    return dtype.is_floating_point or dtype.is_complex
+    return is_float_type(node.meta["dtype"])
 
 
 def _overlaid(node: fx.Node, other: fx.Node) -> int:

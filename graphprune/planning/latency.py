@@ -26,6 +26,7 @@ from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Slim, has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask, Scores
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.operators import Args
 
 STEPS = 8
@@ -97,7 +98,7 @@ def _filled(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
 
 def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
     dtype = node.meta["dtype"]
-    if dtype.is_floating_point or dtype.is_complex:
+    if is_float_type(dtype):
         return torch.rand(shape, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     return torch.zeros(shape, device=device, dtype=dtype)
 

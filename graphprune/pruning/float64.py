@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from graphprune.rules.registry import in_any_type
 from graphprune.tracing.opaque import is_opaque
 from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.held import tensors_in_objects
 from graphprune.utils.modules import all_tensors, tables
@@ -89,7 +90,7 @@ def _has_default_type(node: fx.Node) -> bool:
 
 def _is_floating(node: fx.Node) -> bool:
     dtype = node.meta.get("dtype")
-    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+    return dtype is not None and is_float_type(dtype)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.pruning.plan import Plan, history_of
+from graphprune.tracing.meta import is_float
 from graphprune.utils.checks import check_count, check_type, found_value
 
 VOCABULARY = "vocabulary"
@@ -131,7 +132,7 @@ def _from_zero(ids: Tensor) -> Tensor:
         InputError: they are no tensor of integers.
     """
     check_type("ids", ids, Tensor, "a tensor of token ids")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool or ids.is_meta:
+    if is_float(ids) or ids.dtype is torch.bool or ids.is_meta:
         raise InputError(
             f"ids: must be integers, but are {ids.dtype} on {ids.device}",
             found=found_value(ids),

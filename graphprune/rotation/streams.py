@@ -19,7 +19,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.parameter_uses import parameters_only
 from graphprune.planning.vocabulary import LOOKUPS
-from graphprune.rules.registry import has_trait, matmul_views
+from graphprune.rules.registry import has_trait, is_elementwise, matmul_views
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import short_name
 
@@ -306,7 +306,7 @@ def _is_statistic_of(user: fx.Node, node: fx.Node) -> bool:
     """Is it one number of all channels, such as their norm, or of their squares?"""
     if _is(user, Trait.STATISTIC):
         return _shape(user) in (_shape(node)[:-1], (*_shape(node)[:-1], 1))
-    return user.op == "call_function" and torch.Tag.pointwise in user.target.tags and _is_squares(user)  # type: ignore[union-attr]
+    return user.op == "call_function" and is_elementwise(user.target) and _is_squares(user)
 
 
 def _is_squares(node: fx.Node) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapp
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import torch
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
@@ -165,6 +166,12 @@ def has_trait(op: Any, *traits: Trait) -> bool:
     """Is one of these facts true of an operation?"""
     found = rule_of(op)
     return found is not None and not found.traits.isdisjoint(traits)
+
+
+def is_elementwise(op: Any, *traits: Trait) -> bool:
+    """Is every entry of the result a function of the operands' entries at its place, as torch says; or is one of these
+    facts true of the operation?"""
+    return torch.Tag.pointwise in getattr(op, "tags", ()) or has_trait(op, *traits)
 
 
 def macs_of(op: Any) -> MacsFunction | None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from graphprune.rules.registry import has_trait, in_any_type, rule_of
+from graphprune.rules.registry import in_any_type, is_elementwise, rule_of
 from graphprune.rules.samples import T
 from graphprune.rules.traits import Trait
+from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals
 from graphprune.utils.tree import tensors_of
 
@@ -37,7 +38,7 @@ def is_pointwise(op: Any) -> bool:
     """Is every entry of the result a function of the operands' entries at its place, and not random?"""
     if not isinstance(op, OpOverload) or op.namespace != "aten" or torch.Tag.nondeterministic_seeded in op.tags:
         return False
-    return torch.Tag.pointwise in op.tags or has_trait(op, Trait.ENTRYWISE)
+    return is_elementwise(op, Trait.ENTRYWISE)
 
 
 def zero_at_zero(call: fx.Node, zeros: Sequence[bool]) -> bool:
@@ -63,7 +64,7 @@ def zero_at_zero(call: fx.Node, zeros: Sequence[bool]) -> bool:
 def _kind(dtype: torch.dtype) -> torch.dtype:
     if dtype == torch.bool:
         return dtype
-    return torch.float64 if dtype.is_floating_point or dtype.is_complex else torch.int64
+    return torch.float64 if is_float_type(dtype) else torch.int64
 
 
 @lru_cache(maxsize=4096)
@@ -117,5 +118,5 @@ def keeps_zeros(op: Any) -> bool:
 def _all_zero(result: Any) -> bool:
     """Are all values zero? Positions beside the values (of a maximum) do not matter."""
     tensors = list(tensors_of(result))
-    values = [t for t in tensors if t.is_floating_point() or t.is_complex()] or tensors
+    values = [t for t in tensors if is_float_type(t.dtype)] or tensors
     return not any(bool((t != 0).any()) for t in values)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import MethodCall
+from graphprune.utils.float_types import is_float_type
 
 _LONGEST_TEXT = 200
 
@@ -69,7 +70,7 @@ def _value(spec: Any, generator: torch.Generator) -> Any:
         return spec
     if "dtype" in spec:
         dtype = getattr(torch, spec["dtype"])
-        if dtype.is_floating_point or dtype.is_complex:
+        if is_float_type(dtype):
             return torch.randn(spec["shape"], generator=generator, device="cpu").to(dtype)
         return torch.zeros(spec["shape"], dtype=dtype, device="cpu")
     if "tuple" in spec:

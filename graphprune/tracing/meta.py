@@ -26,7 +26,7 @@ _Key = tuple[Any, ...]
 
 
 def is_float(tensor: Tensor) -> bool:
-    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex  # asked so often that one call counts
 
 
 class _Execution(NamedTuple):

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from graphprune.tracing.meta import META
+from graphprune.tracing.meta import META, is_float
 from graphprune.tracing.size_marks import SizeMarker, holders_within
 from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
@@ -100,7 +100,7 @@ def is_torchs(kind: type[nn.Module]) -> bool:
 
 
 def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
-    if on_meta and (tensor.is_floating_point() or tensor.is_complex()):
+    if on_meta and is_float(tensor):
         copied = torch.empty_like(tensor, device=META, requires_grad=False)
     else:
         copied = tensor.detach().clone()

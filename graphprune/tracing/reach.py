@@ -13,6 +13,7 @@ from torch import fx
 
 from graphprune.tracing.call_list import Node, operands
 from graphprune.tracing.running import Replay
+from graphprune.utils.float_types import is_float_type
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _others(node: Node, known: _Known, given: Mapping[Node, _Facts], samples: fr
 
 def _is_whole_number(node: Node) -> bool:
     dtype = node.meta.get("dtype")
-    return dtype is not None and not dtype.is_floating_point and not dtype.is_complex
+    return dtype is not None and not is_float_type(dtype)
 
 
 def _is_noise(other: Node, facts: _Facts, data: Set[torch.Size | None]) -> bool:

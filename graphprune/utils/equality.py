@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphprune.utils.float_types import is_float_type
+
 
 def same_values(one: Tensor, other: Tensor) -> bool:
     """Have tensors of one device and type the same shape and entries? NaN is the same as NaN."""
@@ -12,7 +14,7 @@ def same_values(one: Tensor, other: Tensor) -> bool:
         return one.shape == other.shape and all(map(same_values, _stored_parts(one), _stored_parts(other)))
     if torch.equal(one, other):
         return True
-    has_nan = one.is_floating_point() or one.is_complex()
+    has_nan = is_float_type(one.dtype)
     return has_nan and one.shape == other.shape and bool(same_entries(one, other).all())
 
 

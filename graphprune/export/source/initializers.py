@@ -22,6 +22,7 @@ from graphprune.export.source.constructors import (
 )
 from graphprune.export.source.expressions import NO_VALUE, Argument, Code, Display, Expression, Invocation, many
 from graphprune.export.source.values import Values, scalar_text
+from graphprune.tracing.meta import is_float
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -212,11 +213,7 @@ class Initializers:
     def _tensor(self, parameter: Tensor | None) -> Expression:
         if parameter is None:
             return NO_VALUE
-        extra = (
-            ()
-            if parameter.is_floating_point() or parameter.is_complex()
-            else (Argument("requires_grad", Code("False"), keyword=True),)
-        )
+        extra = () if is_float(parameter) else (Argument("requires_grad", Code("False"), keyword=True),)
         return Invocation(self._names.code("nn.Parameter"), (*many([self._empty(parameter)]), *extra))
 
     def _empty(self, tensor: Tensor, is_plain: bool = False) -> Expression:
