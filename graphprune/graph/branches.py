@@ -16,21 +16,10 @@ from graphprune.graph.blocks import called_once, in_training, is_read_within
 from graphprune.graph.dimensions import Dimensions
 from graphprune.rules.registry import has_trait, is_elementwise
 from graphprune.rules.traits import Trait
+from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
-
-_KEEPS_ZERO = (
-    Trait.DROPS,
-    Trait.IDENTITY,
-    Trait.MOVES,
-    Trait.RESHAPES,
-    Trait.TRANSPOSES,
-    Trait.SHIFTS,
-    Trait.PICKS,
-    Trait.SCALES,
-    Trait.DIVIDES,
-)
-"""Operations that make zeros of zeros."""
+from graphprune.utils.float_types import is_float_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +140,13 @@ class _Walk:
         return Branch({call.path: call.results for call in calls}, self.total, idle)
 
     def _last_module(self, node: fx.Node) -> ModuleCall | None:
-        """The module whose result is added, perhaps scaled or in another order."""
+        """The module whose result is added, perhaps after operations that make zeros of zeros."""
         while self._is_after_stream(node) and self._is_read_inside(node):
             call = self.finder.module(node, self.stream, self.total)
             if call is not None:
                 return call if self._take(call) else None
             given = _computed(node)
-            if len(given) != 1 or not has_trait(node.target, *_KEEPS_ZERO):
+            if len(given) != 1 or not _keeps_zeros(node, given[0]):
                 return None
             self.inside.add(node)
             (node,) = given
@@ -217,6 +206,18 @@ def _reads_parts(owner: type | None) -> bool:
 def _computed(node: fx.Node) -> list[fx.Node]:
     """The operands that are no parameters, buffers and constants."""
     return [given for given in node.all_input_nodes if given.op != "get_attr"]
+
+
+def _keeps_zeros(node: fx.Node, given: fx.Node) -> bool:
+    """Does a call make zeros of an operand of zeros, whatever the others are?"""
+    operands: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), operands.append)
+    if is_pointwise(node.target):
+        return zero_at_zero(node, [operand is given for operand in operands])
+    if not keeps_zeros(node.target):
+        return False
+    filled = any(isinstance(value, float) and value for value in (*node.args, *node.kwargs.values()))
+    return not filled and not any(is_float_type(one.meta["dtype"]) for one in operands if one is not given)
 
 
 def _is_elementwise(node: fx.Node) -> bool:

@@ -54,6 +54,23 @@ class Scaled(Layer):
         return 0.5 * (super().branch(x) * self.scale)
 
 
+class Activated(Layer):
+    def branch(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(super().branch(x)).tanh() * 0.5
+
+
+class Permuted(Layer):
+    """Entries are taken by numbers, and some are set to zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.randperm(4))
+        self.register_buffer("gone", torch.rand(4, 1) < 0.5)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return super().branch(x)[:, self.order].masked_fill(self.gone, 0.0)
+
+
 class Turned(Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = x.tanh()
@@ -83,6 +100,8 @@ class Parallel(Layer):
     [
         (Layer, [["norm", "inner", "leave"]]),
         (Scaled, [["norm", "inner", "leave"]]),
+        (Activated, [["norm", "inner", "leave"]]),
+        (Permuted, [["norm", "inner", "leave"]]),
         (Turned, [["norm", "inner", "leave"]]),
         (Broadcast, [["inner", "leave"]]),
         (Parallel, [["other"], ["inner", "leave"]]),
@@ -105,6 +124,34 @@ class Sigmoid(Layer):
 
     def branch(self, x: Tensor) -> Tensor:
         return super().branch(x).sigmoid()
+
+
+class Divisor(Layer):
+    """A number is divided by what a module gives."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.scale / super().branch(x)
+
+
+class Filled(Layer):
+    """Where it is masked, the branch has another number."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return super().branch(x).masked_fill(self.scale < 0.5, 3.0)
+
+
+class Padded(Layer):
+    """The entry that is added is not zero."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(super().branch(x)[..., 1:], (1, 0), value=3.0)
+
+
+class Biased(Layer):
+    """The weights that it is multiplied with after its last module have a bias."""
+
+    def branch(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.layer_norm(super().branch(x), (6,), bias=self.scale)
 
 
 class OtherStream(Layer):
@@ -145,7 +192,9 @@ class Inline(Layer):
         return x @ self.inner.weight.T @ self.leave.weight.T
 
 
-@pytest.mark.parametrize("kind", [Read, Sigmoid, OtherStream, Wider, Heads, Shared, Inline])
+@pytest.mark.parametrize(
+    "kind", [Read, Sigmoid, Divisor, Filled, Padded, Biased, OtherStream, Wider, Heads, Shared, Inline]
+)
 def test_what_is_no_branch(kind: type[Layer]) -> None:
     assert branches_of(kind(), torch.randn(4, 6)) == []
 
