@@ -19,6 +19,7 @@ from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.float_types import is_float_type
 
 
@@ -102,15 +103,12 @@ class _Finder:
 
     def comes_from(self, node: fx.Node, source: fx.Node) -> bool:
         """Does a tensor depend on another one?"""
-        first, stack, seen = self.index[source], [node], set[fx.Node]()
-        while stack:
-            one = stack.pop()
-            if one is source:
-                return True
-            if one not in seen and self.index.get(one, -1) > first:
-                seen.add(one)
-                stack.extend(one.all_input_nodes)
-        return False
+        first = self.index[source]
+
+        def later(one: fx.Node) -> list[fx.Node]:
+            return one.all_input_nodes if self.index.get(one, -1) > first else []
+
+        return source in ancestors([node], later)
 
 
 class _Walk:

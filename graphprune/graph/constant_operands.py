@@ -16,6 +16,7 @@ from torch import fx
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import is_elementwise
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.arrays import Dims, Ids
 from graphprune.utils.float_types import is_float_type
 from graphprune.utils.operators import short_name
@@ -55,17 +56,12 @@ def constant_before(labeling: Labeling, node: fx.Node, losing: Collection[fx.Nod
     Args:
         losing: the calls in which channels met a dimension without channels.
     """
-    waiting = [operand for operand in node.all_input_nodes if _unlabeled(labeling, operand)]
-    seen = set(waiting)
-    while waiting:
-        one = waiting.pop()
-        found = constant_operand(labeling, one) if one in losing else ""
-        if found:
-            return found
-        before = [other for other in one.all_input_nodes if other not in seen and _unlabeled(labeling, other)]
-        waiting += before
-        seen.update(before)
-    return ""
+
+    def before(one: fx.Node) -> list[fx.Node]:
+        return [operand for operand in one.all_input_nodes if _unlabeled(labeling, operand)]
+
+    lost = (constant_operand(labeling, one) for one in ancestors(before(node), before) if one in losing)
+    return next(filter(None, lost), "")
 
 
 def _without_channels(labeling: Labeling, node: fx.Node) -> list[fx.Node]:
@@ -117,14 +113,7 @@ def _is_constant(source: fx.Node) -> bool:
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes without operands from which a tensor was computed."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        one = waiting.pop()
-        before = one.all_input_nodes
-        if not before:
-            yield one
-        waiting += [other for other in before if other not in seen]
-        seen.update(before)
+    return (one for one in ancestors([node]) if not one.all_input_nodes)
 
 
 def _made(operand: fx.Node, source: fx.Node) -> str:

@@ -10,6 +10,7 @@ from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor, ParameterAxis, parameter_axes
 from graphprune.rules.matmul_view import AxisTable, MatmulView
 from graphprune.rules.registry import matmul_views, norm_call, rule_of
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.arrays import Ids
 
 
@@ -54,22 +55,12 @@ def _summed(node: fx.Node, matmul: MatmulView, weight: LabeledTensor, table: Axi
 
 def _merged(weight: fx.Node, axes: Iterable[ParameterAxis]) -> Iterator[ParameterAxis]:
     """The same axes of other parameters of this shape that a weight is computed from: labels name one of them."""
-    sources = {one.meta["tensor"]: one for one in computed_from(weight) if "tensor" in one.meta}
+    sources = {one.meta["tensor"]: one for one in ancestors([weight]) if "tensor" in one.meta}
     for axis in axes:
         shape = sources[axis.parameter].meta["shape"] if axis.parameter in sources else None
         for name, one in sources.items():
             if one.meta["shape"] == shape:
                 yield parameter_axes(name, len(shape))[axis.dim]
-
-
-def computed_from(node: fx.Node) -> set[fx.Node]:
-    """A node and all that it is computed from."""
-    found, waiting = {node}, [node]
-    while waiting:
-        new = [one for one in waiting.pop().all_input_nodes if one not in found]
-        waiting += new
-        found.update(new)
-    return found
 
 
 def scale_axes(labeling: Labeling) -> frozenset[ParameterAxis]:
@@ -91,6 +82,4 @@ def running_statistics(labeling: Labeling) -> frozenset[str]:
     calls = [norm_call(node.target, node.args, node.kwargs) for node in labeling.nodes]
     handed = {one for call in calls if call is not None for one in (call.mean, call.variance) if one is not None}
     known = parameters_only(labeling.nodes) if handed else set()
-    return frozenset(
-        one.meta["tensor"] for made in handed & known for one in computed_from(made) if "tensor" in one.meta
-    )
+    return frozenset(one.meta["tensor"] for made in handed & known for one in ancestors([made]) if "tensor" in one.meta)

@@ -18,6 +18,7 @@ from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, RuleFunction, has_trait, is_elementwise
 from graphprune.rules.scattering import INDEX_PUTS, lay_by_mask
 from graphprune.rules.traits import Trait
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.operators import is_random
 
 aten = torch.ops.aten
@@ -74,14 +75,12 @@ def _entry(made: fx.Node) -> fx.Node:
 
 def _backwards(made: fx.Node) -> Iterator[fx.Node]:
     """The calls by which entries were made of picked ones, which are among them; single numbers are left out."""
-    seen, waiting = {made}, [made]
-    while waiting:
-        step = waiting.pop()
-        yield step
-        if step.target is not aten.index.Tensor:
-            new = [one for one in step.all_input_nodes if one not in seen and not _is_number(one, made.meta["shape"])]
-            waiting += new
-            seen.update(new)
+
+    def before(step: fx.Node) -> list[fx.Node]:
+        given = [] if step.target is aten.index.Tensor else step.all_input_nodes
+        return [one for one in given if not _is_number(one, made.meta["shape"])]
+
+    return ancestors([made], before)
 
 
 def _is_number(one: fx.Node, among: torch.Size) -> bool:

@@ -36,6 +36,7 @@ from graphprune.rules.traits import Trait
 from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.rebuilt_tensors import rebuilt_tensors
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.checks import found_value, shown
 from graphprune.utils.float_types import is_float_type
@@ -149,12 +150,7 @@ def _fix_values_elsewhere(labeling: Labeling, trace: Trace) -> None:
 
 def _buffers_behind(node: fx.Node) -> set[fx.Node]:
     """The buffers that a tensor is worked out from; none if inputs or parameters are among what it is made of."""
-    found, left = {node}, [node]
-    while left:
-        new = set(left.pop().all_input_nodes) - found
-        found |= new
-        left += new
-    made = [n for n in found if n.op != "call_function"]
+    made = [n for n in ancestors([node]) if n.op != "call_function"]
     return set(made) if all(n.op == "get_attr" and not n.meta.get("parameter") for n in made) else set()
 
 

@@ -14,6 +14,7 @@ from graphprune.pruning.token_map import TokenMap
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.operators import short_name
 
 aten = torch.ops.aten
@@ -28,13 +29,7 @@ _COMPUTES = (Trait.ADDS, Trait.SUBTRACTS, Trait.SCALES, Trait.DIVIDES, Trait.COM
 
 def moved_from(node: fx.Node) -> set[fx.Node]:
     """A node and all that its numbers come from unchanged: not positions that are counted, nor ids with an offset."""
-    found, left = {node}, [node]
-    while left:
-        last = left.pop()
-        new = set(last.all_input_nodes) - found if _moves(last) else set()
-        found |= new
-        left += new
-    return found
+    return set(ancestors([node], lambda one: one.all_input_nodes if _moves(one) else []))
 
 
 def _moves(node: fx.Node) -> bool:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.parameter_uses import computed_from
 from graphprune.pruning.float64 import in_float64, reads_default_type, widen, widened_tensor
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import has_trait, in_any_type
 from graphprune.rules.traits import Trait
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.operators import is_mutable, is_random
 
@@ -40,7 +40,7 @@ class WeightsInEffect(Mapping[str, Tensor]):
         self._parameters, self._tables = parameters, (parameters, buffers, constants)
         self._steps: dict[str, list[fx.Node]] = {}
         for name, node in _made(graph).items():
-            steps = sorted(computed_from(node), key=graph.trace.node_index)
+            steps = sorted(ancestors([node]), key=graph.trace.node_index)
             if name in parameters and all(self._has_value(step) for step in steps if step.op == "get_attr"):
                 self._steps[name] = steps
         self._as_default = bool(self._steps) and reads_default_type(graph.trace.graph)
@@ -94,7 +94,7 @@ def _made(graph: Analysis) -> dict[str, fx.Node]:
     found: dict[str, list[fx.Node | None]] = {}
     for node in nodes:
         if node in alone and (node in graph.trace.outputs or not others.isdisjoint(node.users)):
-            for source in computed_from(node):
+            for source in ancestors([node]):
                 if source.op == "get_attr" and "tensor" in source.meta:
                     found.setdefault(source.meta["tensor"], []).append(_stand_in(graph, source, node))
     return {name: made[0] for name, made in found.items() if made[0] is not None and None not in made}

@@ -21,6 +21,7 @@ from graphprune.graph.parameter_uses import parameters_only
 from graphprune.planning.vocabulary import LOOKUPS
 from graphprune.rules.registry import has_trait, is_elementwise, matmul_views
 from graphprune.rules.traits import Trait
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.operators import short_name
 
 aten = torch.ops.aten
@@ -241,7 +242,7 @@ class _Search:
 
     def _folded(self, factor: Any, user: fx.Node) -> str:
         """Note a factor of channels; returns its parameter."""
-        owners = [n for n in _within(factor) if n.op == "get_attr" and "tensor" in n.meta]
+        owners = [n for n in ancestors([factor]) if n.op == "get_attr" and "tensor" in n.meta]
         if len(owners) != 1:
             raise self._held(factor, "is a factor that several parameters make")
         name = str(owners[0].meta["tensor"])
@@ -285,14 +286,6 @@ def _users(owner: fx.Node) -> set[fx.Node]:
             stack += user.users
         else:
             found.add(user)
-    return found
-
-
-def _within(node: fx.Node) -> list[fx.Node]:
-    """A node and everything that it is computed from."""
-    found = [node]
-    for one in found:
-        found += [given for given in one.all_input_nodes if given not in found]
     return found
 
 

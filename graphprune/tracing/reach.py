@@ -13,6 +13,7 @@ from torch import fx
 
 from graphprune.tracing.call_list import Node, operands
 from graphprune.tracing.running import Replay
+from graphprune.utils.ancestors import ancestors
 from graphprune.utils.float_types import is_float_type
 
 
@@ -191,12 +192,6 @@ def _is_own(kinds: Mapping[str, type], node: Node) -> bool:
     return kind is None or not kind.__module__.startswith("torch.")
 
 
-def _origins(nodes: list[Node]) -> frozenset[str]:
+def _origins(nodes: Iterable[Node]) -> frozenset[str]:
     """The names of the parameters and buffers that nodes are made from."""
-    stack = list(nodes)
-    seen = set(stack)
-    while stack:
-        new = [n for n in _inputs(stack.pop()) if n not in seen]
-        seen.update(new)
-        stack += new
-    return frozenset(str(node.meta["tensor"]) for node in seen if "tensor" in node.meta)
+    return frozenset(str(node.meta["tensor"]) for node in ancestors(nodes, _inputs) if "tensor" in node.meta)
