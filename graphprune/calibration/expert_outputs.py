@@ -23,8 +23,6 @@ from graphprune.utils.operators import Args, DispatchMode, Kwargs, argument_of
 from graphprune.utils.tree import tensors_of
 
 aten = torch.ops.aten
-_ENTRYWISE = (aten._softmax.default, aten._to_copy.default)
-_CHOSEN = (aten.index.Tensor, aten.gather.default)
 
 
 @dataclass(frozen=True)
@@ -172,11 +170,11 @@ class ExpertWatcher(DispatchMode):
         if func == aten.gather.default and args[2] in self._gates and args[0] not in self._gates:
             return [self._gates[args[2]]]
         of = self._gates.get(args[0]) if args and isinstance(args[0], Tensor) else None
-        if of is not None and (has_trait(func, Trait.MOVES, Trait.PICKS) or func in _CHOSEN):
+        if of is not None and has_trait(func, Trait.MOVES, Trait.PICKS, Trait.LOOKS_UP):
             function = torch.reshape if has_trait(func, Trait.RESHAPES) else func  # strides of the numbers differ
             each = [list(tensors_of(function(t, *args[1:], **kwargs))) for t in (of.experts, of.tokens)]
             return [_Gates(of.groups, *pair) for pair in zip(*each, strict=True)]
-        if groups or not (func in _ENTRYWISE or is_pointwise(func)):
+        if groups or not (func is aten._to_copy.default or has_trait(func, Trait.SOFTMAX) or is_pointwise(func)):
             return None
         same = [self._gates[t] for t in gated if results and t.shape == results[0].shape]
         return [same[0]] * len(results) if same else None

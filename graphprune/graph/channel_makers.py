@@ -11,16 +11,9 @@ import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labeling
-from graphprune.rules.registry import is_elementwise, norm_of
+from graphprune.rules.registry import has_trait, is_elementwise, norm_of
 from graphprune.rules.traits import Trait
 from graphprune.utils.float_types import is_float_type
-
-aten = torch.ops.aten
-_SHAPED = frozenset((aten.zeros_like.default, aten.ones_like.default, aten.empty_like.default, aten.full_like.default))
-"""What takes the shape of a tensor, and nothing that is in it."""
-_SCALES = frozenset((aten.mul.Tensor, aten.mul_.Tensor))
-_GATES = frozenset((aten.sigmoid.default, aten.hardsigmoid.default, aten.tanh.default))
-"""What says how much of another tensor is let through."""
 
 
 class ChannelMakers:
@@ -50,11 +43,11 @@ class ChannelMakers:
 
     def _made(self, node: fx.Node) -> int:
         """The makers of the results of a call."""
-        if node.target in _SHAPED:
+        if has_trait(node.target, Trait.LIKE):
             return 0
         operands = node.all_input_nodes
-        if node.target in _SCALES:
-            operands = [operand for operand in operands if operand.target not in _GATES]
+        if has_trait(node.target, Trait.SCALES):
+            operands = [operand for operand in operands if not has_trait(operand.target, Trait.GATES)]
         weights = [o for o in operands if o in self.weights and self._labeling.tensor(o).arrays]
         others = [o for o in operands if o not in self.weights]
         makes = bool(weights) and not _entry_by_entry(node)

@@ -15,7 +15,8 @@ from torch import fx
 
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.registry import is_elementwise
+from graphprune.rules.registry import has_trait, is_elementwise
+from graphprune.rules.traits import Trait
 from graphprune.utils.ancestors import ancestors
 from graphprune.utils.arrays import Dims, Ids
 from graphprune.utils.float_types import is_float_type
@@ -173,5 +174,4 @@ def _looked_up(operand: fx.Node) -> bool:
 
 def _writes(operand: fx.Node) -> bool:
     """Are entries written by it, or gathered?"""
-    names = (short_name(user.target) for user in operand.users if user.op == "call_function")
-    return any(name.startswith(("index_", "scatter", "gather")) and name != "index_select" for name in names)
+    return any(has_trait(user.target, Trait.SCATTERS, Trait.BY_COLUMN) for user in operand.users)

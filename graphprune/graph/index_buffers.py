@@ -17,19 +17,12 @@ import torch
 from torch import fx
 
 from graphprune.rules.labels import LabeledTensor
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Dims
 
 aten = torch.ops.aten
 
-_BY_COLUMN = (
-    aten.gather.default,
-    aten.scatter.src,
-    aten.scatter_.src,
-    aten.scatter_add.default,
-    aten.scatter_add_.default,
-    aten.scatter.value,
-    aten.scatter_.value,
-)
 _AS_ROWS = (aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.expand.default)
 
 
@@ -117,10 +110,10 @@ def columns_of_numbers(node: fx.Node, values: Mapping[fx.Node, Any]) -> Dims:
 
 def _calls_by_column(user: fx.Node, node: fx.Node) -> Iterator[fx.Node | None]:
     """The calls that count with a buffer, as it is or expanded; None: something else is done with it."""
-    if user.target in _BY_COLUMN:
+    if has_trait(user.target, Trait.BY_COLUMN):
         yield user if user.args[2] is node and node not in (user.args[0], *user.args[3:]) else None
     elif user.target is aten.expand.default and len(user.meta["shape"]) == len(node.meta["shape"]):
         for other in user.users:
-            yield from _calls_by_column(other, user) if other.target in _BY_COLUMN else (None,)
+            yield from _calls_by_column(other, user) if has_trait(other.target, Trait.BY_COLUMN) else (None,)
     else:
         yield None

@@ -30,7 +30,6 @@ _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.
 _FACTORS = (Trait.SCALES, Trait.DIVIDES)
 _POWERS = (0.5, 1.0, 2.0)
 _SUMS = (aten.sum,)
-_ROOTS = (aten.sqrt, aten.rsqrt, aten.pow, aten.sqrt_, aten.rsqrt_, aten.pow_)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class StatisticScales:
 
     def _note(self, known: dict[fx.Node, StatisticSet], node: fx.Node, operands: Iterable[fx.Node]) -> None:
         statistics = self._behind(operands)
-        if getattr(node.target, "overloadpacket", None) in _ROOTS:
+        if has_trait(node.target, Trait.POWERS):
             statistics = frozenset(replace(s, rooted=True) for s in statistics)
         if statistics:
             known[node] = statistics

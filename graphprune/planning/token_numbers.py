@@ -22,8 +22,6 @@ _IS_AN_ID = ("eq", "ne", "masked_fill", "masked_fill_", "fill", "fill_")
 """Operations on ids of which a number is an id too."""
 _COUNTS = ("lt", "le", "gt", "ge", "add", "sub", "rsub", "mul", "div", "remainder", "floor_divide", "bitwise_and")
 """Operations after which ids are none: the numbers that they take mean an order of tokens, or an offset."""
-_LOOKUPS = ("index", "index_select", "gather", "take", "scatter", "scatter_", "scatter_add", "index_put_", "index_put")
-"""Operations whose later operands are numbers of entries."""
 _COMPUTES = (Trait.ADDS, Trait.SUBTRACTS, Trait.SCALES, Trait.DIVIDES, Trait.COMPARES, Trait.STATISTIC)
 
 
@@ -81,7 +79,8 @@ class TokenNumbers:
         """Raise a PlanError if ids are numbers of something else than the vocabulary's words."""
         first, *others = node.all_input_nodes
         dtype = node.meta.get("dtype")
-        looked_up = short_name(node.target) in _LOOKUPS and not ids.isdisjoint(others)
+        looks_up = node.target is aten.take.default or has_trait(node.target, Trait.LOOKS_UP, Trait.SCATTERS)
+        looked_up = looks_up and not ids.isdisjoint(others)
         floats = dtype is not None and dtype.is_floating_point
         if (looked_up or floats) and first.meta.get("tensor") not in tables:
             path, line = node.meta.get("line") or ("its forward", 0)

@@ -109,11 +109,11 @@ def identity_matrix(call: Call, *_: Any, **__: Any) -> LabeledTensor:
     return LabeledTensor(call.out, tuple(map(LabelArray, arrays)))
 
 
-@rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.KNOWS_INDEXES])
-@rule(aten.empty_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES, Trait.NO_VALUES])
+@rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.LIKE, Trait.KNOWS_INDEXES])
+@rule(aten.empty_like.default, samples=[sample(t(2, 3))], traits=[Trait.LIKE, Trait.KNOWS_INDEXES, Trait.NO_VALUES])
 @rule(aten.rand_like.default, aten.randn_like.default, samples=[sample(t(2, 3))], traits=[Trait.NO_VALUES])
-@rule(aten.ones_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE])
-@rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)], traits=[Trait.ENTRYWISE])
+@rule(aten.ones_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.LIKE])
+@rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)], traits=[Trait.ENTRYWISE, Trait.LIKE])
 def like(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
     return LabeledTensor(x.shape, x.arrays)
 

@@ -35,6 +35,24 @@ _MASK = torch.tensor([[True], [False]], device="cpu")
 @rule(aten.floor_divide.default, samples=[sample(t(2, 6), positive(6))])
 @rule(aten.floor_divide.Scalar, samples=[sample(t(2, 6), 2.0)])
 @rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
+@rule(
+    aten.sigmoid.default,
+    aten.hardsigmoid.default,
+    aten.tanh.default,
+    samples=[sample(t(3, 4))],
+    traits=[Trait.GATES],
+)
+@rule(
+    aten.sqrt.default,
+    aten.sqrt_.default,
+    aten.rsqrt.default,
+    aten.rsqrt_.default,
+    samples=[sample(positive(3, 4))],
+    traits=[Trait.POWERS],
+)
+@rule(aten.pow.Tensor_Scalar, aten.pow_.Scalar, samples=[sample(positive(3, 4), 0.5)], traits=[Trait.POWERS])
+@rule(aten.pow.Tensor_Tensor, aten.pow_.Tensor, samples=[sample(positive(3, 4), t(4))], traits=[Trait.POWERS])
+@rule(aten.pow.Scalar, samples=[sample(0.5, t(3, 4))], traits=[Trait.POWERS])
 @rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), _MASK, 3.0)], traits=[Trait.ENTRYWISE, Trait.MASKS])
 @rule(aten.masked_fill.Scalar, samples=[sample(t(2, 6), _MASK, 3.0)], traits=[Trait.MASKS])
 @rule(aten.masked_fill.Tensor, samples=[sample(t(2, 6), _MASK, t())], traits=[Trait.MASKS])
@@ -57,7 +75,7 @@ def elementwise_results(call: Call, *args: Any, **kwargs: Any) -> LabeledTensor 
 
 POINTWISE_SAMPLES = (
     (aten.maximum.default, sample(t(2, 6, 5), t(6, 1))),
-    (aten.sigmoid.default, sample(t(3, 4))),
+    (aten.exp.default, sample(t(3, 4))),
 )
 """Calls that prove the rule for operations that have no record of their own."""
 

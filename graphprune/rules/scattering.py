@@ -81,11 +81,13 @@ _HEADS = ints(4, 3, 2, below=4, labeled=[1, 2])
         sample(t(6, 4), -1, torch.tensor([[1, 0]], device="cpu").expand(6, 2), t(6, 2)),
         sample(t(4, 6), 0, torch.tensor([[1, 0, 3]], device="cpu"), t(2, 6)),
     ],
+    traits=[Trait.SCATTERS, Trait.BY_COLUMN],
 )
 @rule(
     aten.scatter.reduce,
     aten.scatter_.reduce,
     samples=[sample(t(4, 6), 0, _INDEX, t(4, 6), reduce="add")],
+    traits=[Trait.SCATTERS, Trait.BY_COLUMN],
 )
 @rule(
     aten.scatter_reduce.two,
@@ -95,6 +97,7 @@ _HEADS = ints(4, 3, 2, below=4, labeled=[1, 2])
         sample(t(4, 6), 0, _INDEX, t(4, 6), "mean"),
         sample(t(4, 6), 0, _INDEX, t(4, 6), "sum", include_self=True),
     ],
+    traits=[Trait.SCATTERS, Trait.BY_COLUMN],
 )
 def scatter(
     call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, source: LabeledTensor, *_: Any, **__: Any
@@ -107,6 +110,7 @@ def scatter(
     aten.scatter.value,
     aten.scatter_.value,
     samples=[sample(t(4, 6), 0, _INDEX, 2.0)],
+    traits=[Trait.SCATTERS, Trait.BY_COLUMN],
 )
 def scatter_value(
     call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, value: float, **_: Any
@@ -122,7 +126,7 @@ def scatter_value(
         sample(t(6, 4), 1, torch.tensor([[2, 1, 0]], device="cpu")),
         sample(t(5), 0, torch.zeros(2, 0, dtype=torch.int64, device="cpu")),
     ],
-    traits=[Trait.LOOKS_UP, Trait.KNOWS_INDEXES],
+    traits=[Trait.LOOKS_UP, Trait.BY_COLUMN, Trait.KNOWS_INDEXES],
 )
 def gather(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, **_: Any) -> LabeledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
@@ -160,11 +164,13 @@ def _in_order(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor) -> L
         sample(t(4, 6), 0, torch.tensor([2, 0, 3], device="cpu"), t(3, 6)),
         sample(t(2, 4, 3), -2, torch.tensor([1, 3], device="cpu"), t(2, 2, 3)),
     ],
+    traits=[Trait.SCATTERS],
 )
 @rule(
     aten.index_reduce.default,
     aten.index_reduce_.default,
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2], device="cpu"), t(3, 6), "amax", include_self=False)],
+    traits=[Trait.SCATTERS],
 )
 def index_add(
     call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, source: LabeledTensor, *_: Any, **__: Any
@@ -180,6 +186,7 @@ def index_add(
     aten.index_fill.int_Scalar,
     aten.index_fill_.int_Scalar,
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0], device="cpu"), 1.5)],
+    traits=[Trait.SCATTERS],
 )
 def index_fill(call: Call, x: LabeledTensor, dim: int, index: LabeledTensor, value: float) -> LabeledTensor:
     call.freeze(index, _WRITTEN)
@@ -371,6 +378,7 @@ def masked_scatter(call: Call, x: LabeledTensor, mask: LabeledTensor, source: La
         sample(t(2, 4, 3), [bools(2, 4)], torch.tensor([0.5], dtype=torch.float64, device="cpu")),
         sample(t(2, 4, 3), [None, bools(4)], torch.tensor(0.5, dtype=torch.float64, device="cpu")),
     ],
+    traits=[Trait.SCATTERS],
 )
 def index_put(
     call: Call,

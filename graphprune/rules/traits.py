@@ -32,6 +32,10 @@ class Trait(Enum):
     """Every entry of the result is a function of the entries at its place, though torch does not say so."""
     MASKS = auto()
     """Takes the entries of one tensor where a mask, another argument, says so, and other numbers elsewhere."""
+    POWERS = auto()
+    """A power of entries, such as their square root."""
+    GATES = auto()
+    """Maps all numbers to a short range, and so may say how much of another tensor is let through."""
     SOFTMAX = auto()
     """A softmax, or its logarithm, along the dimension that is the second argument: it is the same whatever is added
     to all entries of a row."""
@@ -57,6 +61,11 @@ class Trait(Enum):
     """The results have entries of ``x``: a part of them, or some of them several times."""
     LOOKS_UP = auto()
     """The result has entries of ``x`` at the places that integers, other arguments, count."""
+    SCATTERS = auto()
+    """Writes to the entries of ``x`` at the places that integers or masks, other arguments, say."""
+    BY_COLUMN = auto()
+    """The third argument counts entries of ``x`` along one dimension, and has numbers of its own for each place of the
+    others."""
     EXPANDS = auto()
     """Dimensions of size 1 are repeated up to the shape that is the second argument."""
     SHUFFLES = auto()
@@ -67,6 +76,8 @@ class Trait(Enum):
     # ------------------------------------------------------------ labels
     MAKES_LABELS = auto()
     """Results have labels even where no argument has any: their entries can be removed one by one."""
+    LIKE = auto()
+    """The result has the shape of ``x``, and one number everywhere or no values."""
     FROM_SIZES = auto()
     """Makes a tensor from sizes and numbers alone."""
     ADDS_ZEROS = auto()

@@ -51,6 +51,8 @@ FOLLOW: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "table along": lambda net, x: torch.take_along_dim(x, net.table, 1),
     "table of a batch": lambda net, x: x.gather(1, net.batch),
     "scattered": _scattered,
+    "reduced": lambda net, x: x.scatter_reduce(1, net.batch, x[:, :4].exp(), "amax"),
+    "added": lambda net, x: x.scatter(1, net.batch, x[:, :4].exp(), reduce="add"),
     "both": lambda net, x: x.gather(1, net.batch) * x.gather(1, net.batch).exp(),
 }
 

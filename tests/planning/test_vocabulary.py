@@ -97,6 +97,14 @@ class Other(Tagger):
         return self.head(self.words(x) + self.kinds(x))
 
 
+class Counted(Tagger):
+    """Ids say which numbers of a table that is no parameter are written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.zeros(WORDS, dtype=torch.long, device=x.device).index_fill(0, x.flatten(), 1)
+        return self.head(self.words(x)).masked_fill(seen == 1, 0.0)
+
+
 class Viewed(Tagger):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.words(x)).view(-1, 50)
@@ -188,7 +196,7 @@ def test_what_has_no_vocabulary_is_refused() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("kind", [Shifted, Other])
+@pytest.mark.parametrize("kind", [Shifted, Other, Counted])
 def test_ids_that_look_up_something_else_are_refused(kind: type[Tagger], device: str) -> None:
     """On ``meta`` there are no values by which a comparison would show it."""
     with pytest.raises(

@@ -169,6 +169,24 @@ def test_what_picks_has_no_other_entries(op: Any, one: Sample) -> None:
     assert torch.isin(y, x).all()
 
 
+@pytest.mark.parametrize(("op", "one"), having(Trait.LIKE, Trait.SCATTERS, Trait.GATES, Trait.POWERS))
+def test_results_of_the_shape_of_the_first_argument(op: Any, one: Sample) -> None:
+    x, y, _ = first_result(op, one)
+    assert y.shape == x.shape
+
+
+@pytest.mark.parametrize(("op", "one"), having(Trait.GATES))
+def test_gates_let_through_at_most_all(op: Any, one: Sample) -> None:
+    x, _, _ = first_result(op, one)
+    assert op(100 * x).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("op", "one"), having(Trait.BY_COLUMN))
+def test_numbers_by_column_have_as_many_dimensions(op: Any, one: Sample) -> None:
+    x, _, args = first_result(op, one)
+    assert args[2].dtype == torch.int64 and (args[2].ndim == x.ndim or not args[2].numel())
+
+
 ARITHMETIC = {
     Trait.ADDS: torch.add,
     Trait.SUBTRACTS: torch.sub,
