@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,12 +13,12 @@ from graphprune.graph.groups import Group, WhyFrozen
 from graphprune.graph.roles import CHANNELS
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.weak_caches import once_for_each
 
 CHANNEL, ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("channel", "row", "repeat", "cell"))
 
 
 _NOTHING: Mapping[int, WhyFrozen] = MappingProxyType({})
-_HELD: WeakKeyDictionary[Analysis, Mapping[int, WhyFrozen]] = WeakKeyDictionary()
 
 
 def reason_of_kind(kind: str, narrower: Collection[str], role: str = "") -> str:
@@ -43,14 +42,11 @@ def reason_of_kind(kind: str, narrower: Collection[str], role: str = "") -> str:
     }.get(kind, tied)
 
 
+@once_for_each
 def held_width(graph: Analysis) -> Mapping[int, WhyFrozen]:
     """The channels of heads that stay though ``head_width`` is given, and why."""
-    if graph not in _HELD:
-        alone = _held_cells(
-            graph, graph.constraints_of_sizes
-        )  # where they hold nothing, equal rows hold nothing either
-        _HELD[graph] = _held_cells(graph, graph.constraints) if alone else alone
-    return _HELD[graph]
+    alone = _held_cells(graph, graph.constraints_of_sizes)  # where they hold nothing, equal rows hold nothing either
+    return _held_cells(graph, graph.constraints) if alone else alone
 
 
 def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, WhyFrozen]:

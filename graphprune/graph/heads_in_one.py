@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from graphprune.graph.candidates import only_ones
 from graphprune.graph.constant_operands import constant_in_one
 from graphprune.graph.groups import WhyFrozen
 from graphprune.utils.arrays import Ids
-
-_KNOWN: WeakKeyDictionary[Analysis, Mapping[int, WhyFrozen]] = WeakKeyDictionary()
+from graphprune.utils.weak_caches import once_for_each
 
 
 def why_one_stays(graph: Analysis, unit: int) -> str:
@@ -22,12 +20,11 @@ def why_one_stays(graph: Analysis, unit: int) -> str:
     return f"one must stay: {known}" if known else "one must stay"
 
 
+@once_for_each
 def heads_in_one(graph: Analysis) -> Mapping[int, WhyFrozen]:
     """Why several heads are one unit, by this unit."""
-    if graph not in _KNOWN:
-        alone = only_ones(graph)
-        _KNOWN[graph] = _joined(graph, set(alone)) if alone else {}
-    return _KNOWN[graph]
+    alone = only_ones(graph)
+    return _joined(graph, set(alone)) if alone else {}
 
 
 def _joined(graph: Analysis, alone: set[int]) -> dict[int, WhyFrozen]:

@@ -8,12 +8,10 @@ import re
 import textwrap
 from collections.abc import Iterator
 from types import CodeType, FunctionType
-from weakref import WeakKeyDictionary
 
 from graphprune.utils.held import held_by_function, held_functions
 from graphprune.utils.modules import Modules
-
-_known: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+from graphprune.utils.weak_caches import once_for_each
 
 _NOISE = re.compile(r"drop|stochastic_depth|batch_norm|rrelu")
 """Names of functions that add noise in training, or take other statistics, and do nothing else."""
@@ -35,12 +33,10 @@ def reads_training(modules: Modules, holders: Modules | None = None) -> bool:
     )
 
 
+@once_for_each
 def _class_reads(kind: type) -> bool:
-    known = _known.get(kind)
-    if known is None:
-        own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-        known = _known[kind] = any(_reads(f) for base in own for f in _functions_of(base))
-    return known
+    own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
+    return any(_reads(f) for base in own for f in _functions_of(base))
 
 
 def _functions_of(kind: type) -> Iterator[FunctionType]:
