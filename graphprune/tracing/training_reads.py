@@ -7,9 +7,9 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from types import FunctionType
 
-from graphprune.utils.held import held_by_function, held_functions
+from graphprune.utils.held import code_objects, held_by_function, held_functions
 from graphprune.utils.modules import Modules
 from graphprune.utils.weak_caches import once_for_each
 
@@ -52,12 +52,8 @@ def _functions_of(kind: type) -> Iterator[FunctionType]:
 
 
 def _reads(function: FunctionType) -> bool:
-    return _mentions(function.__code__) and not _is_for_noise(function)
-
-
-def _mentions(code: CodeType) -> bool:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return "training" in code.co_names or "training" in code.co_consts or any(map(_mentions, inner))
+    mentions = any("training" in (*c.co_names, *c.co_consts) for c in code_objects(function.__code__))
+    return mentions and not _is_for_noise(function)
 
 
 def _is_for_noise(function: FunctionType) -> bool:

@@ -27,6 +27,7 @@ from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
+from graphprune.utils.held import code_objects
 from graphprune.utils.modules import Modules
 from graphprune.utils.weak_caches import once_for_each
 
@@ -165,9 +166,8 @@ def _looked_up(function: FunctionType) -> Iterator[Any]:
 
 def _names(code: CodeType) -> frozenset[str]:
     """The names that a piece of code and the functions within it look up, also those that are given as text."""
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    text = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
-    return frozenset((*code.co_names, *text)).union(*inner)
+    texts = (text for c in code_objects(code) for text in c.co_consts if isinstance(text, str) and text.isidentifier())
+    return frozenset((*texts, *(name for c in code_objects(code) for name in c.co_names)))
 
 
 @lru_cache(maxsize=4096)
