@@ -38,8 +38,7 @@ def reason_table(graph: Any) -> Table:
     """What cannot be pruned, by reason."""
     rows = []
     for why, items in frozen_by_reason(graph.frozen).items():
-        where = items[0].reason.removeprefix(why).lstrip(", ").replace("at an unknown line", "")
-        rows.append((why, str(len(items)), f"{items[0].axis} {where}".rstrip()))
+        rows.append((why, str(len(items)), f"{items[0].axis} {items[0].why.where.lstrip(', ')}".rstrip()))
     return Table("What cannot be pruned", ("why", "axes", "for example"), tuple(rows), numbers=("axes",))
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.constraints import Equation, SizeConstraints
-from graphprune.graph.couplings import describe_line
-from graphprune.graph.groups import Group
+from graphprune.graph.groups import Group, WhyFrozen
 from graphprune.graph.roles import CHANNELS
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.weak_caches import once_for_each
 
 CHANNEL, ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("channel", "row", "repeat", "cell"))
 
 
-_NOTHING: Mapping[int, str] = MappingProxyType({})
-_HELD: WeakKeyDictionary[Analysis, Mapping[int, str]] = WeakKeyDictionary()
+_NOTHING: Mapping[int, WhyFrozen] = MappingProxyType({})
 
 
 def reason_of_kind(kind: str, narrower: Collection[str], role: str = "") -> str:
@@ -44,24 +42,21 @@ def reason_of_kind(kind: str, narrower: Collection[str], role: str = "") -> str:
     }.get(kind, tied)
 
 
-def held_width(graph: Analysis) -> Mapping[int, str]:
+@once_for_each
+def held_width(graph: Analysis) -> Mapping[int, WhyFrozen]:
     """The channels of heads that stay though ``head_width`` is given, and why."""
-    if graph not in _HELD:
-        alone = _held_cells(
-            graph, graph.constraints_of_sizes
-        )  # where they hold nothing, equal rows hold nothing either
-        _HELD[graph] = _held_cells(graph, graph.constraints) if alone else alone
-    return _HELD[graph]
+    alone = _held_cells(graph, graph.constraints_of_sizes)  # where they hold nothing, equal rows hold nothing either
+    return _held_cells(graph, graph.constraints) if alone else alone
 
 
-def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, str]:
+def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, WhyFrozen]:
     """The channels of heads that these constraints hold though all heads are to become narrower, and why."""
     constraints = candidates(graph, narrower=("head_width",), read=read)[1]
     held = _fixed(constraints) | constraints.frozen
     return {unit: why for unit, why in held.items() if graph.solution.kind[unit] == CELL}
 
 
-def _fixed(constraints: SizeConstraints) -> dict[int, str]:
+def _fixed(constraints: SizeConstraints) -> dict[int, WhyFrozen]:
     """The units of which a size fixes how many stay, and why."""
     return {unit: tied_by(e) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()}
 
@@ -72,7 +67,7 @@ def _is_fixed(equation: Equation) -> bool:
     return bool(equation.expression.constant) and (min(weights) > 0 or max(weights) < 0)
 
 
-def fixed_channels(graph: Analysis, constraints: SizeConstraints) -> dict[int, str]:
+def fixed_channels(graph: Analysis, constraints: SizeConstraints) -> dict[int, WhyFrozen]:
     """The channels of which a size fixes how many there are, and why. Those of heads may become fewer in other ways."""
     fixing = [equation for equation in constraints.equations if _is_fixed(equation)]
     tied = {unit: tied_by(equation) for equation in fixing for unit in equation.expression.units.tolist()}
@@ -87,19 +82,21 @@ def tie_of(constraints: SizeConstraints, group: Group) -> Equation | None:
     return next((equation for equation in ties if equation.line), None)
 
 
-def tied_by(equation: Equation | None, remedy: str = "") -> str:
+def tied_by(equation: Equation | None, remedy: str = "") -> WhyFrozen:
     """Why channels stay that a size in the code ties to others, or to a number."""
-    where = f", at {describe_line(equation.line)}" if equation and equation.line else ""
-    if equation and equation.number:
-        return f"the size {equation.number} is used as a number{remedy}{where}"
-    return f"the code has one size for them and for channels that stay{remedy}{where}"
+    text = (
+        f"the size {equation.number} is used as a number"
+        if equation and equation.number
+        else "the code has one size for them and for channels that stay"
+    )
+    return WhyFrozen.at(text + remedy, equation.line if equation else None)
 
 
 def candidates(
     graph: Analysis,
     reached: Mask | None = None,
     narrower: Collection[str] = (),
-    held: Mapping[int, str] = _NOTHING,
+    held: Mapping[int, WhyFrozen] = _NOTHING,
     read: Callable[[Mask], SizeConstraints] | None = None,
 ) -> tuple[Mask, SizeConstraints]:
     """The units that may be removed, and what sizes demand of them.
@@ -116,7 +113,7 @@ def candidates(
         read: says what is demanded of the units that may be removed; None: all that the program demands.
     """
     reached = np.ones(len(graph.units.groups), bool) if reached is None else reached
-    frozen: dict[int, str] = dict(held)
+    frozen: dict[int, WhyFrozen] = dict(held)
     while True:
         free = _outermost(graph, reached, narrower, frozen)
         constraints = (read or graph.constraints)(free)
@@ -129,7 +126,7 @@ def candidates(
         frozen |= found
 
 
-def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen: Mapping[int, str]) -> Mask:
+def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen: Mapping[int, WhyFrozen]) -> Mask:
     kind = graph.solution.kind
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False

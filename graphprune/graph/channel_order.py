@@ -81,7 +81,7 @@ class ReplayedLabels(Labels):
             raise Disorder(f"{axis.kind} labels are made again in another size")
         return ids.reshape(sizes)
 
-    def fix(self, arrays: Any, text: str, line: Any = None) -> None:
+    def fix(self, arrays: Any, text: str, line: Any = None, op: str = "") -> None:
         """Said before."""
 
     def rectangle(self, ids: Ids) -> None:

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from torch import fx
 
-from graphprune.graph.groups import Units
+from graphprune.graph.groups import Units, WhyFrozen
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.rectangles import Rectangles
@@ -58,8 +58,8 @@ class SizeConstraints:
     """
 
     equations: list[Equation] = field(default_factory=list)
-    frozen: dict[int, str] = field(default_factory=dict)
-    products: dict[int, str] = field(default_factory=dict)
+    frozen: dict[int, WhyFrozen] = field(default_factory=dict)
+    products: dict[int, WhyFrozen] = field(default_factory=dict)
     attributes: dict[str, SizeUse] = field(default_factory=dict)
     multiples: list[tuple[Ids, int]] = field(default_factory=list)
 
@@ -451,11 +451,11 @@ class ConstraintBuilder:
         inner = units[kind != outer]
         self._freeze(inner if len(inner) else units, line, text, self.constraints.products)
 
-    def _freeze(self, units: Ids, line: Line | None, text: str, among: dict[int, str] | None = None) -> None:
-        where = f" ({line[0]}:{line[1]})" if line else ""
+    def _freeze(self, units: Ids, line: Line | None, text: str, among: dict[int, WhyFrozen] | None = None) -> None:
+        why = WhyFrozen(text, f"{line[0]}:{line[1]}" if line else "", " ({})")
         held = self.constraints.frozen if among is None else among
         for unit in np.unique(units).tolist():
-            held.setdefault(unit, text + where)
+            held.setdefault(unit, why)
 
 
 def read_constraints(

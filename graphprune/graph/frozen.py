@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,15 +10,11 @@ from torch import fx
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import REPEAT, ROW, candidates, fixed_channels
 from graphprune.graph.constant_operands import constant_before, constant_operand
-from graphprune.graph.couplings import describe_line
-from graphprune.graph.groups import Frozen
+from graphprune.graph.groups import Frozen, WhyFrozen
 from graphprune.graph.heads_in_one import heads_in_one
-from graphprune.rules.labels import MEETS_NO_CHANNELS, Axis
+from graphprune.rules.labels import MEETS_NO_CHANNELS, Axis, Reason
 from graphprune.rules.scattering import BY_NUMBER
 from graphprune.utils.arrays import Ids, Mask
-
-_PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
-"""The end of a reason: a line of somebody's code."""
 
 
 def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
@@ -43,7 +38,7 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
                 found.append(Frozen(axis.parameter_axis, count, axis.size, demanded[int(units[held].min())]))
     unused = ((n, s) for n in graph.trace.unreached for s in [graph.trace.shapes[n]] if len(s))
     note = f" ({graph.trace.note})" if graph.trace.note else ""
-    found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]
+    found += [Frozen(n, s[0], s[0], WhyFrozen(f"not used in the traced run{note}")) for n, s in unused]
     return tuple(found)
 
 
@@ -61,7 +56,7 @@ def _reasons(graph: Analysis, classes: Ids) -> Ids:
     return reasons
 
 
-def _demanded(graph: Analysis) -> dict[int, str]:
+def _demanded(graph: Analysis) -> dict[int, WhyFrozen]:
     """What the sizes in the program freeze when something is to be taken from everything."""
     constraints = candidates(graph)[1]
     return fixed_channels(graph, constraints) | constraints.frozen
@@ -69,35 +64,33 @@ def _demanded(graph: Analysis) -> dict[int, str]:
 
 def _reported(graph: Analysis) -> Mask:
     """Which reasons are about channels at all: kernel sizes and the like are not."""
-    return np.array([bool(r.text) for r in graph.labeling.labels.facts.reasons] or [False])
+    return np.array([bool(str(r)) for r in graph.labeling.labels.facts.reasons] or [False])
 
 
-def _reason(graph: Analysis, number: int) -> str:
+def _reason(graph: Analysis, number: int) -> WhyFrozen:
     reason = graph.labeling.labels.facts.reasons[number]
     node = graph.labeling.nodes[reason.node_index]
-    line = reason.line or node.meta.get("line")
-    text = _with_constant(graph, reason.text, node)
-    return f"{text}, at {describe_line(line)}" if line else text
+    return WhyFrozen.at(_with_constant(graph, reason, node), reason.line or node.meta.get("line"))
 
 
-def _beside_nothing(graph: Analysis, axis: Axis) -> str:
+def _beside_nothing(graph: Analysis, axis: Axis) -> WhyFrozen:
     """The reason of entries that stand beside others without channels: of an input that was laid beside embeddings."""
     end = axis.start + axis.size
     for *pair, number in graph.labeling.labels.facts.unions:
         met = any((ids == 0).any() for ids in pair)
         if met and any(((axis.start <= ids) & (ids < end)).any() for ids in pair):
-            line = graph.labeling.nodes[number].meta.get("line")
-            return f"{MEETS_NO_CHANNELS}, at {describe_line(line)}" if line else MEETS_NO_CHANNELS
-    return MEETS_NO_CHANNELS
+            return WhyFrozen.at(MEETS_NO_CHANNELS, graph.labeling.nodes[number].meta.get("line"))
+    return WhyFrozen(MEETS_NO_CHANNELS)
 
 
-def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:
+def _with_constant(graph: Analysis, reason: Reason, node: fx.Node) -> str:
     """The reason with the constant that channels meet, or whose numbers they are looked up by."""
-    if text == MEETS_NO_CHANNELS:
+    text = str(reason)
+    if reason.text == MEETS_NO_CHANNELS:
         found = constant_operand(graph.labeling, node)
         before = "" if found else constant_before(graph.labeling, node, _losing(graph))
         return f"meets {found}" if found else f"meets what lost its channels to {before}" if before else text
-    if text.endswith(BY_NUMBER):
+    if reason.text in BY_NUMBER:
         found = constant_operand(graph.labeling, node)
         return f"{text}: {found}" if found else text
     return text
@@ -109,7 +102,7 @@ def _losing(graph: Analysis) -> set[fx.Node]:
     return {graph.labeling.nodes[reason.node_index] for reason in reasons if reason.text == MEETS_NO_CHANNELS}
 
 
-def heads_that_stay(graph: Analysis) -> dict[int, str]:
+def heads_that_stay(graph: Analysis) -> dict[int, WhyFrozen]:
     """Why heads stay within which channels can go: by the units of these channels."""
     items = graph.solution.items
     composed = np.flatnonzero(items.parts[:, 0] >= 0)
@@ -122,10 +115,10 @@ def heads_that_stay(graph: Analysis) -> dict[int, str]:
     return {unit: _reason(graph, number) for unit, number in found.items()} | _around_one(graph)
 
 
-def _around_one(graph: Analysis) -> dict[int, str]:
+def _around_one(graph: Analysis) -> dict[int, WhyFrozen]:
     """Why heads stay that are one unit, by the units of the channels within them."""
     items = graph.solution.items
-    found: dict[int, str] = {}
+    found: dict[int, WhyFrozen] = {}
     for unit, why in heads_in_one(graph).items():
         one = items.parts == items.item_of(np.array([unit]))
         inner = np.unique(items.parts[one[:, ::-1]])
@@ -137,5 +130,5 @@ def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
     """Frozen axes by what froze them, whatever the place, the most frequent first."""
     found: dict[str, list[Frozen]] = {}
     for item in frozen:
-        found.setdefault(_PLACE.sub("", item.reason), []).append(item)
+        found.setdefault(item.why.text, []).append(item)
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))

@@ -18,6 +18,7 @@ from graphprune.graph.roles import CHANNELS, Roles
 from graphprune.graph.segments import ranges
 from graphprune.graph.solve import KINDS, ClassTable, Solution
 from graphprune.rules.labels import Axis, ParameterAxis
+from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import Ids
 from graphprune.utils.repeated_names import merge_names
 from graphprune.utils.tables import Printed, Table
@@ -88,13 +89,40 @@ class Group(Printed):
 
 
 @dataclass(frozen=True)
+class WhyFrozen:
+    """Why something stays: what happened, the place in somebody's code, and how it is told; empty: it is not known."""
+
+    text: str
+    place: str = ""
+    form: str = ", at {}"
+
+    @classmethod
+    def at(cls, text: str, line: Line | None) -> WhyFrozen:
+        """With the line and its source, where the line is known."""
+        return cls(text, describe_line(line) if line else "")
+
+    @property
+    def where(self) -> str:
+        """The place as it stands behind the text."""
+        return self.form.format(self.place) if self.place else ""
+
+    def __str__(self) -> str:
+        return self.text + self.where
+
+
+@dataclass(frozen=True)
 class Frozen:
     """A parameter axis of which ``count`` of ``size`` entries can never be removed, and why."""
 
     axis: str
     count: int
     size: int
-    reason: str
+    why: WhyFrozen
+
+    @property
+    def reason(self) -> str:
+        """Why, and at which place in the code."""
+        return str(self.why)
 
     def __str__(self) -> str:
         some = "" if self.count == self.size else f" ({self.count} of {self.size})"

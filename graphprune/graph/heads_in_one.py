@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import only_ones
 from graphprune.graph.constant_operands import constant_in_one
-from graphprune.graph.couplings import describe_line
+from graphprune.graph.groups import WhyFrozen
 from graphprune.utils.arrays import Ids
-
-_KNOWN: WeakKeyDictionary[Analysis, Mapping[int, str]] = WeakKeyDictionary()
+from graphprune.utils.weak_caches import once_for_each
 
 
 def why_one_stays(graph: Analysis, unit: int) -> str:
@@ -22,17 +20,16 @@ def why_one_stays(graph: Analysis, unit: int) -> str:
     return f"one must stay: {known}" if known else "one must stay"
 
 
-def heads_in_one(graph: Analysis) -> Mapping[int, str]:
+@once_for_each
+def heads_in_one(graph: Analysis) -> Mapping[int, WhyFrozen]:
     """Why several heads are one unit, by this unit."""
-    if graph not in _KNOWN:
-        alone = only_ones(graph)
-        _KNOWN[graph] = _joined(graph, set(alone)) if alone else {}
-    return _KNOWN[graph]
+    alone = only_ones(graph)
+    return _joined(graph, set(alone)) if alone else {}
 
 
-def _joined(graph: Analysis, alone: set[int]) -> dict[int, str]:
+def _joined(graph: Analysis, alone: set[int]) -> dict[int, WhyFrozen]:
     """What first made one of several heads, by the unit that they are."""
-    found: dict[int, str] = {}
+    found: dict[int, WhyFrozen] = {}
     for *pair, number in graph.labeling.labels.facts.unions:
         sides = [_labels_by_unit(graph, ids, alone - found.keys()) for ids in pair]
         for unit in sides[0].keys() & sides[1].keys():
@@ -51,8 +48,7 @@ def _labels_by_unit(graph: Analysis, ids: Ids, units: set[int]) -> dict[int, Ids
     return {unit: labels[classes == unit] for unit in units if (classes == unit).any()}
 
 
-def _reason(graph: Analysis, number: int, labels: Ids, count: int) -> str:
+def _reason(graph: Analysis, number: int, labels: Ids, count: int) -> WhyFrozen:
     node = graph.labeling.nodes[number]
-    line = node.meta.get("line")
     met = constant_in_one(graph.labeling, node, labels) or "what goes as a whole"
-    return f"all {count} go together, since they meet {met}" + (f", at {describe_line(line)}" if line else "")
+    return WhyFrozen.at(f"all {count} go together, since they meet {met}", node.meta.get("line"))

@@ -9,7 +9,7 @@ whose dead elements are zero. This *commuting square* is how the test suite prov
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask
 from graphprune.utils.global_state import changing_globals
+from graphprune.utils.tree import replaced
 
 SEEDS = 9
 
@@ -63,24 +64,9 @@ class SampleLabels:
 
 
 def flatten(value: Any, kind: Any) -> Iterator[Any]:
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, dict):
-        yield from flatten(list(value.values()), kind)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from flatten(item, kind)
-
-
-def replaced(function: Callable[[Any], Any], value: Any, kinds: Any) -> Any:
-    """Nested arguments with everything of ``kinds`` passed through ``function``."""
-    if isinstance(value, kinds):
-        return function(value)
-    if isinstance(value, dict):
-        return {k: replaced(function, v, kinds) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)([replaced(function, v, kinds) for v in value])
-    return value
+    found: list[Any] = []
+    replaced(found.append, value, kind)
+    return iter(found)
 
 
 def sample_tensor(placeholder: Any, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
 from graphprune.graph.couplings import operation_name
 from graphprune.graph.frozen import frozen_axes, heads_that_stay
-from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.groups import Frozen, Group, WhyFrozen
 from graphprune.graph.heads_in_one import why_one_stays
 from graphprune.graph.parameter_uses import consumed_axes
 from graphprune.inspection.links import links_in_words
@@ -155,7 +155,7 @@ class Explainer:
 
     def _heads(self, group: Group) -> Iterator[str]:
         """Why the heads around the channels of a group stay."""
-        held = [self._held_heads[unit] for unit in group.unit_ids.tolist() if unit in self._held_heads]
+        held = [str(self._held_heads[unit]) for unit in group.unit_ids.tolist() if unit in self._held_heads]
         if held and group.role == "head_width":
             advice = remedy(held[0])
             reason = shorten_paths(held[0]).rstrip(".")
@@ -197,7 +197,7 @@ class Explainer:
         free, constraints = self._candidates
         held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
         if held:
-            yield f"{len(held)} of them stay: {shorten_paths(held[0])}."
+            yield f"{len(held)} of them stay: {shorten_paths(str(held[0]))}."
         if free[group.unit_ids].any():
             yield from self._steps(group)
         elif not held:
@@ -209,7 +209,7 @@ class Explainer:
         if group.units == 1:
             return why_one_stays(self.graph, first)
         stuck = held_width(self.graph).get(first) if kind == "cell" else None
-        return stuck or reason_of_kind(kind, (), group.role)
+        return str(stuck) if stuck else reason_of_kind(kind, (), group.role)
 
     def _steps(self, group: Group) -> Iterator[str]:
         number = int(self.graph.units.group_of[group.unit_ids[0]])
@@ -232,7 +232,7 @@ class Explainer:
     def _tied(self, group: Group, units: str = "them") -> str:
         """That no unit of a group can go, and the size in the program that says so, if it is one alone."""
         tie = tie_of(self._candidates[1], group)
-        why = f": {shorten_paths(tied_by(tie)).rstrip('.')}" if tie else ""
+        why = f": {shorten_paths(str(tied_by(tie))).rstrip('.')}" if tie else ""
         return f"Sizes in the program tie {units} to others such that none can go{why}."
 
     # ---------------------------------------------------------------- what is frozen
@@ -263,7 +263,7 @@ class Explainer:
         return frozen_axes(self.graph)
 
     @cached_property
-    def _held_heads(self) -> Mapping[int, str]:
+    def _held_heads(self) -> Mapping[int, WhyFrozen]:
         return heads_that_stay(self.graph)
 
     @cached_property

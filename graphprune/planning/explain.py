@@ -89,7 +89,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         kept, limit = int(np.count_nonzero(alive[group.unit_ids])), setup.limits[number]
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
-            found.append(held[0] if held else _untouched(setup, constraints, number))
+            found.append(str(held[0]) if held else _untouched(setup, constraints, number))
         elif limit.frozen:
             found.append(why[number])
         elif kept == limit.least:
@@ -108,19 +108,19 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
         return why_one_stays(setup.graph, int(group.unit_ids[0]))
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
-        return tied_by(tie_of(constraints, group), " (head_width= narrows queries, keys and values)")
+        return str(tied_by(tie_of(constraints, group), " (head_width= narrows queries, keys and values)"))
     whole = not narrower or "head_width" in narrower
     held = held_width(setup.graph) if kind == "cell" and whole else {}
     if setup.graph.units.is_grouped_stream(group) and not setup.reached[number]:
         return _unasked(setup, number)
     if known := held.get(int(group.unit_ids[0])):
-        return known
+        return str(known)
     if kind in ("cell", "repeat"):
         return reason_of_kind(kind, narrower, group.role)
     if not setup.reached[number]:
         return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
     tie = tie_of(constraints, group)
-    return tied_by(tie, _in_step(setup, group)) if tie else reason_of_kind(kind, narrower)
+    return str(tied_by(tie, _in_step(setup, group))) if tie else reason_of_kind(kind, narrower)
 
 
 def _in_step(setup: PlanSetup, group: Group) -> str:

@@ -15,6 +15,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.equal_layers import EqualLayers, alike_layers
+from graphprune.graph.groups import WhyFrozen
 from graphprune.planning.allocate import Allocator, Sharing
 from graphprune.planning.buffer_copies import kept_of_copies
 from graphprune.planning.config_sizes import FollowedSizes, config_sizes
@@ -96,7 +97,7 @@ def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
         with walked_once(setup.graph.model):
             plan, difference, followed = _checked(setup, attempt.selection, attempt.plan())
         if difference is None and attempt.expressed(followed):
-            return plan, attempt.constraints.frozen
+            return plan, {unit: str(why) for unit, why in attempt.constraints.frozen.items()}
         if difference is None:
             attempt = attempt.in_whole_parts(followed) or attempt.in_proportion(followed)
             continue
@@ -129,7 +130,7 @@ class _Attempt:
 
     setup: PlanSetup
     chooser: Chooser
-    held: Mapping[int, str] = field(default_factory=dict)
+    held: Mapping[int, WhyFrozen] = field(default_factory=dict)
     same_entries: frozenset[int] = frozenset()
     joined: frozenset[frozenset[str]] = frozenset()
     multiples: Mapping[int, int] = field(default_factory=dict)
@@ -177,7 +178,7 @@ class _Attempt:
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
-        return replace(self, held={**self.held, **held})
+        return replace(self, held={**self.held, **{unit: WhyFrozen(why) for unit, why in held.items()}})
 
     def expressed(self, followed: FollowedSizes) -> bool:
         """Can the configuration say what the choice is, as far as that is asked for?"""

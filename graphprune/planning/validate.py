@@ -12,7 +12,7 @@ import numpy as np
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.channel_order import Disorder, Orders, orders_of, ragged
 from graphprune.graph.constraints import SizeConstraints
-from graphprune.graph.couplings import describe_line
+from graphprune.graph.groups import WhyFrozen
 from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
@@ -192,7 +192,6 @@ def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Vi
     except Disorder as error:
         classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
         units = np.unique(graph.solution.expand(classes)[0])
-        where = f", at {describe_line(error.line)}" if error.line else ""
-        why = f"the channels that are left would stand in an order that does not fit{where}"
+        why = str(WhyFrozen.at("the channels that are left would stand in an order that does not fit", error.line))
         return Violations(((units, why),), disorder=True)
     return Violations()

@@ -23,7 +23,7 @@ from graphprune.utils.held import tensors_in_objects
 from graphprune.utils.modules import all_tensors, tables
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
 from graphprune.utils.switches import set_evaluation
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import map_tensors, replaced, tensors_of
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
 WIDE |= {torch.complex32: torch.complex128, torch.complex64: torch.complex128}
@@ -42,13 +42,7 @@ class Widen(DispatchMode):
 
 def widen(value: Any) -> Any:
     """Nested arguments with float64 in place of narrower types."""
-    if isinstance(value, torch.dtype):
-        return WIDE.get(value, value)
-    if isinstance(value, tuple | list):
-        return type(value)([widen(v) for v in value])
-    if isinstance(value, dict):
-        return {k: widen(v) for k, v in value.items()}
-    return value
+    return replaced(lambda dtype: WIDE.get(dtype, dtype), value, torch.dtype)
 
 
 def widened_tensor(tensor: Tensor) -> Tensor:

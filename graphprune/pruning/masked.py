@@ -48,7 +48,7 @@ from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, is_random, returns_view, short_name
-from graphprune.utils.tree import as_dense, dense_outputs
+from graphprune.utils.tree import as_dense, dense_outputs, replaced
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class MaskedInterpreter(fx.Interpreter):
             return self.masks.apply(out, n) if n.op == "call_function" else out
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         args = self.masks.with_whole_rows(n, self.masks.with_factor(n, args))
-        args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
+        args, kwargs = widen(replaced(lambda _: torch.device("cpu"), (args, kwargs), torch.device))
         masked = self.masks.statistics(n, args, kwargs)
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
@@ -286,16 +286,6 @@ class MaskedInterpreter(fx.Interpreter):
     def _load(self, node: fx.Node) -> Tensor:
         name = node.meta.get("tensor")
         return self.tensors[name] if name is not None else self.channels.trace.constants[str(node.target)]
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, torch.device):
-        return torch.device("cpu")
-    if isinstance(value, tuple | list):
-        return type(value)([_on_cpu(v) for v in value])
-    if isinstance(value, dict):
-        return {k: _on_cpu(v) for k, v in value.items()}
-    return value
 
 
 @eagerly()

@@ -42,12 +42,12 @@ def frozen_reasons(graph: Analysis, tree: ModuleTree) -> list[FrozenReason]:
     """What is frozen, the reason that concerns most parameters first."""
     by_reason: dict[str, list[Frozen]] = {}
     for one in frozen_axes(graph):
-        by_reason.setdefault(_split(one.reason)[0], []).append(one)
+        by_reason.setdefault(without_folders(one.why.text), []).append(one)
     found = [
         FrozenReason(
             why,
             round(_share_along(items, tree), 5),
-            [FrozenAxis(f"{one.axis}", one.count, one.size, _split(one.reason)[1]) for one in items],
+            [FrozenAxis(f"{one.axis}", one.count, one.size, without_folders(one.why.place)) for one in items],
         )
         for why, items in by_reason.items()
     ]
@@ -63,12 +63,6 @@ def free_shares(graph: Analysis, tree: ModuleTree) -> FreeShares:
         if tensor.parameter:
             sizes[2 if name not in movable else int(name in frozen)] += prod(tensor.shape)
     return FreeShares(*(round(size / max(sum(sizes), 1), 5) for size in sizes))
-
-
-def _split(reason: str) -> tuple[str, str]:
-    """The reason, and the place in the code."""
-    why, at, place = without_folders(reason).partition(", at ")
-    return (why, place) if at else (reason, "")
 
 
 def _share_along(items: list[Frozen], tree: ModuleTree) -> float:

@@ -145,11 +145,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why labels are fixed: what happened, at which node, and on which line if that is not the node's."""
+    """Why labels are fixed: what happened, at which node, on which line if not the node's, and by which operation."""
 
     text: str
     node_index: int
     line: tuple[str, int] | None = None
+    op: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.text}" if self.op else self.text
 
 
 MEETS_NO_CHANNELS = "meets a dimension without channels (the model's input, a position, a constant)"
@@ -237,11 +241,14 @@ class Labels:
         """``whole`` lives where both ``first`` and ``second`` live."""
         self.facts.parts.append((whole, first, second, self.node_index))
 
-    def fix(self, arrays: Iterable[LabelArray], text: str, line: tuple[str, int] | None = None) -> None:
-        """These labels never die; ``text`` says why, and ``line`` where if it is not where the node was made."""
+    def fix(self, arrays: Iterable[LabelArray], text: str, line: tuple[str, int] | None = None, op: str = "") -> None:
+        """These labels never die; ``text`` says why, and ``line`` where if it is not where the node was made.
+
+        ``op`` names the operation if the reason starts with it.
+        """
         arrays = list(arrays)
         if arrays:
-            self.facts.reasons.append(Reason(text, self.node_index, line))
+            self.facts.reasons.append(Reason(text, self.node_index, line, op))
             number = len(self.facts.reasons) - 1
             self.facts.fixed.extend((array.ids, number) for array in arrays)
 

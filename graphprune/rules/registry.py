@@ -59,7 +59,7 @@ class Call:
 
     def freeze(self, values: Any, text: str) -> None:
         """Fix all labels of ``values``; the reason starts with the operation's name."""
-        self.labels.fix(all_arrays(values), f"{self.op}: {text}")
+        self.labels.fix(all_arrays(values), text, op=self.op)
 
     def count(self, name: str, of: LabeledTensor) -> None:
         """Say what an integer argument counts that no dimension of a tensor shows (``groups``)."""

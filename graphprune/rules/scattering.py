@@ -61,7 +61,7 @@ _LAID = "entries are written by a mask, in the order of memory"
 
 
 BY_NUMBER = (_WRITTEN, _READ, _PICKED, _LAID)
-"""How the reasons end for fixing a dimension in which entries are counted."""
+"""The reasons for fixing a dimension in which entries are counted."""
 
 
 _INDEX = ints(4, 6, below=4, labeled=[1])

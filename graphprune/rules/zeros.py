@@ -17,7 +17,7 @@ from graphprune.rules.samples import T
 from graphprune.rules.traits import Trait
 from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import replaced, tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
 _WITH_ZERO = {kind: (0, *numbers) for kind, numbers in _PROBES.items()}
@@ -98,21 +98,19 @@ def keeps_zeros(op: Any) -> bool:
     if known is None or op.namespace != "aten":
         return False
 
-    def zeros(value: Any) -> Any:
-        if isinstance(value, T):
-            kinds = {"bool": torch.bool, "rows": torch.bool, "complex": torch.complex128}
-            whole = torch.int64 if value.kind.startswith("int") else torch.float64
-            return torch.zeros(value.shape, dtype=kinds.get(value.kind, whole), device="cpu")
-        if isinstance(value, tuple | list):
-            return type(value)(map(zeros, value))
-        return value.clone() if isinstance(value, Tensor) else value
-
     with changing_globals(), torch.random.fork_rng(devices=[]):
-        results = [
-            in_any_type(op)(*map(zeros, one.args), **{name: zeros(value) for name, value in one.kwargs.items()})
-            for one in known.samples
-        ]
+        given = [replaced(_zeros, (one.args, one.kwargs), (T, Tensor)) for one in known.samples]
+        results = [in_any_type(op)(*args, **kwargs) for args, kwargs in given]
     return all(map(_all_zero, results))
+
+
+def _zeros(value: T | Tensor) -> Tensor:
+    """Zeros in the place of a tensor that a sample describes; one that it gives itself is copied."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    kinds = {"bool": torch.bool, "rows": torch.bool, "complex": torch.complex128}
+    whole = torch.int64 if value.kind.startswith("int") else torch.float64
+    return torch.zeros(value.shape, dtype=kinds.get(value.kind, whole), device="cpu")
 
 
 def _all_zero(result: Any) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import contained, container_base
-from graphprune.utils.held import attribute_table, globals_read, held_by_function, slot_values, slots_of
+from graphprune.utils.held import attribute_table, code_objects, globals_read, held_by_function, slot_values, slots_of
 
 CACHED = functools._lru_cache_wrapper
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
@@ -274,12 +274,10 @@ def _found_in(modules: Iterable[Any], names: frozenset[str]) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def _texts(code: CodeType) -> frozenset[str]:
     """The texts in a function and those within it, among which there may be names of modules and globals."""
-    inner = (_texts(c) for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(filter(_is_text, code.co_consts)).union(*inner)
+    return frozenset(text for c in code_objects(code) for text in c.co_consts if _is_text(text))
 
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: CodeType) -> frozenset[str]:
     """The names of globals and attributes that a function and those within it use."""
-    inner = (_names(c) for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(code.co_names).union(*inner)
+    return frozenset(name for c in code_objects(code) for name in c.co_names)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import replaced, tensors_of
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,7 @@ class ReadTensors(DispatchMode):
 
 def watched_functions(value: Any, mode: ReadTensors) -> Any:
     """Nested arguments with every function among them run under ``mode``: what it reads is an input of the operator."""
-    if type(value) in (tuple, list):
-        return type(value)([watched_functions(item, mode) for item in value])
-    if type(value) is dict:
-        return {name: watched_functions(item, mode) for name, item in value.items()}
-    if callable(value) and not isinstance(value, Tensor | type):
-        return _watched(value, mode)
-    return value
+    return replaced(lambda one: one if isinstance(one, Tensor | type) else _watched(one, mode), value, Callable)
 
 
 def _watched(function: Callable[..., Any], mode: ReadTensors) -> Callable[..., Any]:

@@ -13,18 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import fx
 
 from graphprune.tracing.may_write import function_of, is_own
-
-_Known = WeakKeyDictionary[type, frozenset[str]]
-_made: _Known = WeakKeyDictionary()
-_made_again: _Known = WeakKeyDictionary()
-_of_weights: _Known = WeakKeyDictionary()
-_set: _Known = WeakKeyDictionary()
-_filled: _Known = WeakKeyDictionary()
+from graphprune.utils.weak_caches import once_for_each
 
 
 def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iterator[fx.Node]:
@@ -76,11 +69,14 @@ def rebuild_any(kinds: Iterable[type]) -> bool:
 
 def is_filled(kind: type, name: str) -> bool:
     """Does ``forward`` of a class put entries into a dictionary in an attribute, none of which depends on others?"""
-    if kind not in _filled:
-        entries = [entry for function in methods_from("forward", kind) for entry in _entries_in(function)]
-        names = {path for path, _ in entries}
-        _filled[kind] = frozenset(names - {path for path, depends in entries if depends})
-    return name in _filled[kind]
+    return name in _filled_by(kind)
+
+
+@once_for_each
+def _filled_by(kind: type) -> frozenset[str]:
+    entries = [entry for function in methods_from("forward", kind) for entry in _entries_in(function)]
+    names = {path for path, _ in entries}
+    return frozenset(names - {path for path, depends in entries if depends})
 
 
 def is_set_when_built(kinds: Mapping[str, type], name: str) -> bool:
@@ -94,34 +90,29 @@ def _owners(name: str) -> list[tuple[str, str]]:
     return [(".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps))]
 
 
+@once_for_each
 def _made_by(kind: type) -> frozenset[str]:
     """The cached properties of a class, and what ``forward`` or a method that it calls makes anew or once."""
-    if kind not in _made:
-        cached = (name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, cached_property))
-        _made[kind] = frozenset([*cached, *(name for f in methods_from("forward", kind) for name, _ in _made_in(f))])
-    return _made[kind]
+    cached = (name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, cached_property))
+    return frozenset([*cached, *(name for f in methods_from("forward", kind) for name, _ in _made_in(f))])
 
 
+@once_for_each
 def _made_again_by(kind: type) -> frozenset[str]:
     """Those of them that are made anew where there is one already."""
-    if kind not in _made_again:
-        made = (pair for f in methods_from("forward", kind) for pair in _made_in(f))
-        _made_again[kind] = frozenset(name for name, once in made if not once)
-    return _made_again[kind]
+    made = (pair for f in methods_from("forward", kind) for pair in _made_in(f))
+    return frozenset(name for name, once in made if not once)
 
 
+@once_for_each
 def _made_of_weights_by(kind: type) -> frozenset[str]:
     """Those of them that depend on no argument and on no random number."""
-    if kind not in _of_weights:
-        functions = {function.__name__: function for function in methods_from("forward", kind)}
-        handed = _handed_inputs(functions)
-        given = {path for name in handed for path in _made_of_inputs(functions[name])}
-        drawn = {
-            path for f in functions.values() for path, value, tree in _given_in(f) if _comes_of(value, tree, _draws)
-        }
-        drawn |= {name for base in kind.__mro__ for name, value in vars(base).items() if _draws_when_asked(value)}
-        _of_weights[kind] = _made_by(kind) - given - drawn
-    return _of_weights[kind]
+    functions = {function.__name__: function for function in methods_from("forward", kind)}
+    handed = _handed_inputs(functions)
+    given = {path for name in handed for path in _made_of_inputs(functions[name])}
+    drawn = {path for f in functions.values() for path, value, tree in _given_in(f) if _comes_of(value, tree, _draws)}
+    drawn |= {name for base in kind.__mro__ for name, value in vars(base).items() if _draws_when_asked(value)}
+    return _made_by(kind) - given - drawn
 
 
 def _handed_inputs(functions: Mapping[str, FunctionType]) -> set[str]:
@@ -176,11 +167,10 @@ def _is_given(value: ast.AST, tree: ast.AST, function: FunctionType) -> bool:
     return _comes_of(value, tree, lambda node: isinstance(node, ast.Name) and node.id in arguments)
 
 
+@once_for_each
 def _set_by(kind: type) -> frozenset[str]:
     """The attributes that building an instance of a class sets."""
-    if kind not in _set:
-        _set[kind] = frozenset(name for f in methods_from("__init__", kind) for name, *_ in _given_in(f))
-    return _set[kind]
+    return frozenset(name for f in methods_from("__init__", kind) for name, *_ in _given_in(f))
 
 
 def methods_from(first: str, kind: type) -> Iterator[FunctionType]:

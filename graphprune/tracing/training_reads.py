@@ -7,13 +7,11 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from types import CodeType, FunctionType
-from weakref import WeakKeyDictionary
+from types import FunctionType
 
-from graphprune.utils.held import held_by_function, held_functions
+from graphprune.utils.held import code_objects, held_by_function, held_functions
 from graphprune.utils.modules import Modules
-
-_known: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+from graphprune.utils.weak_caches import once_for_each
 
 _NOISE = re.compile(r"drop|stochastic_depth|batch_norm|rrelu")
 """Names of functions that add noise in training, or take other statistics, and do nothing else."""
@@ -35,12 +33,10 @@ def reads_training(modules: Modules, holders: Modules | None = None) -> bool:
     )
 
 
+@once_for_each
 def _class_reads(kind: type) -> bool:
-    known = _known.get(kind)
-    if known is None:
-        own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-        known = _known[kind] = any(_reads(f) for base in own for f in _functions_of(base))
-    return known
+    own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
+    return any(_reads(f) for base in own for f in _functions_of(base))
 
 
 def _functions_of(kind: type) -> Iterator[FunctionType]:
@@ -56,12 +52,8 @@ def _functions_of(kind: type) -> Iterator[FunctionType]:
 
 
 def _reads(function: FunctionType) -> bool:
-    return _mentions(function.__code__) and not _is_for_noise(function)
-
-
-def _mentions(code: CodeType) -> bool:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return "training" in code.co_names or "training" in code.co_consts or any(map(_mentions, inner))
+    mentions = any("training" in (*c.co_names, *c.co_consts) for c in code_objects(function.__code__))
+    return mentions and not _is_for_noise(function)
 
 
 def _is_for_noise(function: FunctionType) -> bool:

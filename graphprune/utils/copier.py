@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.utils.checks import with_article
-from graphprune.utils.held import contents, global_names, globals_read, reachable
+from graphprune.utils.held import code_objects, contents, global_names, globals_read, reachable
 
 ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device, range))
 _SHARED = (
@@ -449,8 +449,8 @@ def assigned_cells(model: nn.Module) -> set[int]:
 @functools.lru_cache(maxsize=4096)
 def _assigns(code: CodeType) -> bool:
     """Does a function assign to variables of the function around it?"""
-    own = any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))
-    return own or any(_assigns(c) for c in code.co_consts if isinstance(c, CodeType))
+    every = ((c.co_freevars, i) for c in code_objects(code) for i in dis.get_instructions(c))
+    return any(i.opname == "STORE_DEREF" and i.argval in outer for outer, i in every)
 
 
 class _Kinds(NamedTuple):

@@ -164,12 +164,19 @@ def _is_shared(value: Any) -> bool:
     )
 
 
+def code_objects(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function, and that of the functions, classes and comprehensions within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from code_objects(constant)
+
+
 @lru_cache(maxsize=4096)
 def global_names(code: CodeType, operations: str = "LOAD_GLOBAL LOAD_NAME") -> frozenset[str]:
     """The global names that a function and the functions within it read; with ``"STORE_GLOBAL"``, that they assign."""
-    own = {i.argval for i in dis.get_instructions(code) if i.opname in operations.split()}
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(own).union(*(global_names(c, operations) for c in inner))
+    wanted = operations.split()
+    return frozenset(i.argval for c in code_objects(code) for i in dis.get_instructions(c) if i.opname in wanted)
 
 
 @lru_cache(maxsize=4096)

@@ -113,6 +113,18 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return _map_container(function, value) if isinstance(value, list | MutableMapping) else value
 
 
+def replaced(function: Callable[[Any], Any], value: Any, kinds: Any) -> Any:
+    """Nested tuples, lists and dicts with everything of ``kinds`` in them passed through ``function``."""
+    if isinstance(value, kinds):
+        return function(value)
+    if isinstance(value, dict):
+        return {k: replaced(function, v, kinds) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        made = getattr(type(value), "_make", type(value))  # named tuples take their fields one by one
+        return made([replaced(function, v, kinds) for v in value])
+    return value
+
+
 def _map_attributes(function: Callable[[Tensor], Any], value: Any) -> Any:
     """The same for a dataclass, which is not made anew: it may ask for what it does not keep (``InitVar``)."""
     made = copy(value)

@@ -27,7 +27,6 @@ from graphprune.graph.rule_check import (
     flatten,
     living_mask,
     rectangular,
-    replaced,
     resized,
     run_operation,
     sample_labels,
@@ -40,6 +39,7 @@ from graphprune.rules.registry import Rule, has_trait, in_any_type
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask, Shape
+from graphprune.utils.tree import replaced
 
 Pair = tuple[int, int]
 

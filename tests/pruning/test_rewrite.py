@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.pruning.float64 import wide_module
 from graphprune.pruning.rewrite import slim_tensor
+from graphprune.utils.modules import copied_as
 from models import gpt, resnet_cifar
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -145,3 +147,28 @@ def test_no_rows_or_no_entries_of_them() -> None:
     assert slim_tensor(torch.zeros(4, 4, 2), {0: none, 1: two}).shape == (0, 2, 2)
     assert slim_tensor(torch.zeros(4, 4, 2), {0: two, 1: none}).shape == (2, 0, 2)
     assert slim_tensor(torch.zeros(4, 4, 0), {0: two, 1: two}).shape == (2, 2, 0)
+
+
+class Sorted(nn.Module):
+    """``forward`` treats parameters of one class in another way, and asks them what their class alone knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.scale = Marked(torch.rand(16) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for parameter in self.parameters(recurse=False):
+            if isinstance(parameter, Marked):
+                return self.leave(self.enter(x) * parameter)
+        return self.leave(self.enter(x).sum(-1, keepdim=True).expand(-1, self.enter.out_features))
+
+
+def test_every_copy_of_a_parameter_has_its_class() -> None:
+    model, x = Sorted().eval(), torch.randn(2, 8)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    assert "enter.weight" in plan.kept
+    assert type(plan.apply(model).scale) is Marked
+    assert type(wide_module(model).scale) is Marked
+    assert type(copied_as(model.scale, torch.zeros(2, device="cpu"))) is Marked

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from graphprune.graph.rule_check import flatten, replaced, run_operation, sample_tensor
+from graphprune.graph.rule_check import flatten, run_operation, sample_tensor
 from graphprune.rules import RULES, Norm, Trait, product_macs
 from graphprune.rules.matmul_view import SlidingKernel
 from graphprune.rules.registry import Rule, RuleTable, has_trait, in_any_type, matmul_views, norm_call
 from graphprune.rules.samples import Sample, T
+from graphprune.utils.tree import replaced
 
 aten = torch.ops.aten
 

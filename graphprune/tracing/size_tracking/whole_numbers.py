@@ -18,7 +18,6 @@ from functools import lru_cache
 from itertools import filterfalse
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,7 +27,9 @@ from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
+from graphprune.utils.held import code_objects
 from graphprune.utils.modules import Modules
+from graphprune.utils.weak_caches import once_for_each
 
 
 class _AnyInteger(type):
@@ -130,16 +131,12 @@ def _defined_in(function: FunctionType) -> str:
     return function.__qualname__.partition(".<locals>")[0].rpartition(".")[2]
 
 
-_known: WeakKeyDictionary[type, _Users] = WeakKeyDictionary()
-
-
+@once_for_each
 def _users(kind: type) -> _Users:
     """What ``forward`` of a class reaches."""
-    if kind not in _known:
-        found = _Users.among(_reached(kind))
-        own = () if is_own(kind.__module__) else (kind.__module__,)
-        _known[kind] = found._replace(of_int=found.of_int.union(own))
-    return _known[kind]
+    found = _Users.among(_reached(kind))
+    own = () if is_own(kind.__module__) else (kind.__module__,)
+    return found._replace(of_int=found.of_int.union(own))
 
 
 def _users_held(holders: Modules, names: Iterable[str]) -> list[_Users]:
@@ -169,9 +166,8 @@ def _looked_up(function: FunctionType) -> Iterator[Any]:
 
 def _names(code: CodeType) -> frozenset[str]:
     """The names that a piece of code and the functions within it look up, also those that are given as text."""
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    text = (constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
-    return frozenset((*code.co_names, *text)).union(*inner)
+    texts = (text for c in code_objects(code) for text in c.co_consts if isinstance(text, str) and text.isidentifier())
+    return frozenset((*texts, *(name for c in code_objects(code) for name in c.co_names)))
 
 
 @lru_cache(maxsize=4096)
