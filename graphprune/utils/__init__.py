@@ -7,8 +7,8 @@ arguments), ``exchange`` (of tensors) and ``held`` (what objects hold); ``global
 run); ``files``, ``folders`` with ``folder_locks``, ``direct_file``, ``tensor_files``, ``pickled_files`` and
 ``typed_json``; ``checks``, ``model_checks``, ``model_tensors`` and ``torch_modes`` (of arguments), ``callers`` (whose
 line a warning names); ``devices``, ``dispatched`` and ``storages`` (where weights lie), ``equality`` (of values),
-``weak_caches`` (by class or object), ``prune_masks`` (those of torch); ``complex_numbers`` and ``float_types``, ``arrays`` (names of types), ``timing``,
-``tables`` with ``repeated_names`` (how results print).
+``weak_caches`` (by class or object), ``prune_masks`` (those of torch); ``complex_numbers`` and ``float_types``,
+``arrays`` (names of types), ``timing``, ``tables`` with ``repeated_names`` (how results print).
 
 Words: docs/glossary.md.
 """
