@@ -330,6 +330,8 @@ def test_damaged_histories() -> None:
         ({"epochs": 0}, "epochs: must be a whole number, at least 1, but is 0"),
         ({"lr": None}, "lr: must be the highest learning rate, a positive number, but is None"),
         ({"lr": -1}, "lr: must be the highest learning rate"),
+        ({"lr": 10**400}, "lr: must be the highest learning rate"),
+        ({"weight_decay": 10**400}, "weight_decay: must be a number, 0 or more"),
         ({"schedule": Rewind([0.1] * 99)}, "lr: is 0.05, but schedule=Rewind"),
         ({"schedule": "zigzag"}, "schedule: 'zigzag' is not known; use one of 'cosine', 'constant', 'linear'"),
         ({"warmup": 99}, "warmup: must be a number of steps, at most the 16 of the training, but is 99"),
