@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import graphprune
 from graphprune import History, Rewind, finetune
@@ -239,6 +239,26 @@ def test_another_seed_is_another_training() -> None:
     finetune(same, loader(), **QUICK)
     finetune(other, loader(), **QUICK, seed=1)
     assert equal(weights(one), weights(same)) and not equal(weights(one), weights(other))
+
+
+def orders(seed: int) -> list[list[int]]:
+    """The numbers of the examples as each epoch reads them, by a loader with a generator of its own."""
+    numbers = TensorDataset(torch.arange(32.0).view(32, 1), torch.zeros(32, dtype=torch.long))
+    read: list[list[int]] = []
+
+    def noted(batch: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        read.append([int(x) for x, _ in batch])
+        return [torch.stack(column) for column in zip(*batch, strict=True)]
+
+    batches = DataLoader(numbers, 32, shuffle=True, generator=torch.Generator(), collate_fn=noted)
+    finetune(nn.Linear(1, 2), batches, epochs=3, lr=1e-3, seed=seed)
+    return read
+
+
+def test_no_epoch_of_another_seed_reads_the_examples_in_the_same_order() -> None:
+    found = [tuple(order) for seed in (0, 1, 2**64 - 1, 2**64 + 5) for order in orders(seed)]
+    assert len(found) == len(set(found)) == 12
+    assert orders(1) == orders(1)
 
 
 def test_the_scaler_of_float16_goes_on(tmp_path: Path) -> None:
