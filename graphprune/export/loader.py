@@ -87,7 +87,7 @@ def export_loader(
     make_folder("directory", folder)
     with writing("directory", folder):
         try:
-            with temporary_folder(folder, f".{name}.") as temporary:
+            with temporary_folder(folder, name) as temporary:
                 _write_proven(slim, temporary, name, factory, example_inputs)
                 for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
                     os.replace(path, folder / path.name)

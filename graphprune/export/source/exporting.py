@@ -62,7 +62,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
         text = laid_out(file_text(program))
         tensors = _saved_tensors(program)
         make_folder("directory", folder.parent)
-        with writing("directory", folder), temporary_folder(folder.parent, f".{folder.name}.") as temporary:
+        with writing("directory", folder), temporary_folder(folder.parent, folder.name) as temporary:
             (temporary / SOURCE).write_text(text, encoding="utf-8")
             with writing_tensors(folder / SOURCE_WEIGHTS):
                 save_file(tensors, temporary / SOURCE_WEIGHTS, metadata={"format": "pt"})
