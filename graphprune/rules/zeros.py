@@ -16,6 +16,7 @@ from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.samples import T
 from graphprune.rules.traits import Trait
 from graphprune.utils.global_state import changing_globals
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
@@ -106,7 +107,7 @@ def keeps_zeros(op: Any) -> bool:
             return type(value)(map(zeros, value))
         return value.clone() if isinstance(value, Tensor) else value
 
-    with changing_globals(), torch.random.fork_rng(devices=[]):
+    with changing_globals(), random_numbers_kept():
         results = [
             in_any_type(op)(*map(zeros, one.args), **{name: zeros(value) for name, value in one.kwargs.items()})
             for one in known.samples
