@@ -25,6 +25,8 @@ from graphprune.utils.arrays import Ids, Mask
 FINE = 8
 """A coupled step in proportion to the sizes of its parts should be taken at least this many times."""
 
+_MOST_NODES = 10_000
+"""So many linear programs are solved for the smallest step: under a limit of time it would depend on the machine."""
 
 Row = dict[int, Fraction]
 
@@ -178,6 +180,6 @@ def _smallest(columns: list[int], rows: list[Row], sizes: list[int], moving: Mas
         integrality=np.ones(len(columns)),
         bounds=Bounds(moving.astype(float), np.maximum(np.array(sizes) - 1, 1) * moving),
         constraints=LinearConstraint(matrix, 0, 0),
-        options={"time_limit": 20, "mip_rel_gap": 1e-3},
+        options={"node_limit": _MOST_NODES, "mip_rel_gap": 1e-3},
     )
     return None if result.x is None else np.rint(result.x).astype(int).tolist()
