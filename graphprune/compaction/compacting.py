@@ -21,10 +21,11 @@ from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_optional, found_value, is_finite_number
+from graphprune.utils.compiled import compiled_as, uncompiled
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import compiled_as, named_tensors, uncompiled
+from graphprune.utils.modules import named_tensors
 
 
 @leaves_torch_alone

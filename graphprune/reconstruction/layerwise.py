@@ -31,11 +31,12 @@ from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_known, check_optional, check_positive, check_type
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, named_tensors, uncompiled, within
+from graphprune.utils.modules import named_modules, named_tensors, within
 from graphprune.utils.tree import map_tensors
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
