@@ -52,10 +52,11 @@ from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type, did_you_mean, found_value, shown
 from graphprune.utils.collector import gc_paused
+from graphprune.utils.compiled import uncompiled_name
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, output_dim, uncompiled_name, walked_once
+from graphprune.utils.modules import named_modules, output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.tree import tensors_of
 

@@ -442,7 +442,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "a loader that cannot be imported": lambda: graphprune.export_loader(SLIM, "new", factory=Net, name="class"),
     "a long name": lambda: graphprune.save(SLIM, "a" * 300),
     "a long name to read": lambda: graphprune.load("a" * 300),
-    "a long name of a file": lambda: graphprune.save_sparse(SLIM, "a" * 250),
+    "a long name of a file": lambda: graphprune.save_sparse(SLIM, "a" * 260),
     "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
 }
 

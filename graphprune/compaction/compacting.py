@@ -21,11 +21,12 @@ from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import check_flag, check_optional, found_value, is_number
+from graphprune.utils.checks import check_flag, check_optional, found_value, is_finite_number
+from graphprune.utils.compiled import compiled_as, uncompiled
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import compiled_as, named_tensors, uncompiled
+from graphprune.utils.modules import named_tensors
 
 
 @leaves_torch_alone
@@ -97,7 +98,7 @@ def zero_channels(
     check_model(model)
     check_optional("masks", masks, Mapping, "a dict of tensors by the names of parameters")
     check_flag("relative", relative)
-    if not is_number(threshold) or not 0 <= threshold < float("inf"):
+    if not is_finite_number(threshold) or threshold < 0:
         raise InputError(
             f"threshold: must be a magnitude of 0 or more, but is {threshold!r}",
             found=found_value(threshold),

@@ -36,12 +36,12 @@ from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import fitting_plans, replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag
+from graphprune.utils.compiled import compiled_as, uncompiled
 from graphprune.utils.devices import device_with_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import compiled_as, uncompiled
 from graphprune.utils.typed_json import read_json
 
 PLANS = "plan-{number}.json"

@@ -33,7 +33,7 @@ from graphprune.utils.files import check_path, make_folder, temporary_folder, wr
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import dense_outputs
 
 WEIGHTS_FILE = "{name}.safetensors"
@@ -87,7 +87,7 @@ def export_loader(
     make_folder("directory", folder)
     with writing("directory", folder):
         try:
-            with temporary_folder(folder, f".{name}.") as temporary:
+            with temporary_folder(folder, name) as temporary:
                 _write_proven(slim, temporary, name, factory, example_inputs)
                 for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
                     os.replace(path, folder / path.name)
@@ -244,8 +244,7 @@ def _check_reached(loaded: nn.Module) -> None:
 def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> None:
     results = []
     for model in (slim, loaded):
-        with evaluating(model), runs_forgotten(model), random_numbers_kept(), torch.no_grad():
-            torch.manual_seed(0)
+        with evaluating(model), runs_forgotten(model), random_numbers_of(0), torch.no_grad():
             try:
                 results.append([t.detach() for t in dense_outputs(call.run_afresh(model))])
             except Exception as error:

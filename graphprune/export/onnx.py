@@ -350,7 +350,7 @@ def _write(
 
     make_folder("path", path.parent)
     data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if external else None
-    with writing("path", path), temporary_folder(path.parent, f".{path.name}.") as folder:
+    with writing("path", path), temporary_folder(path.parent, path.name) as folder:
         onnx_ir.save(model, folder / path.name, external_data=data.name if data else None)
         apart, note = _comparison(folder / path.name, program, example, check)
         size = sum(file.stat().st_size for file in folder.iterdir())

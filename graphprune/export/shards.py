@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from graphprune.errors import InputError, LoadError, SaveError
-from graphprune.utils.checks import check_count, found_value
+from graphprune.utils.checks import check_count, found_value, number_and_unit
 from graphprune.utils.folders import ADVICE
 from graphprune.utils.tensor_files import INDEX, SINGLE, TENSOR_TYPES, header_text
 from graphprune.utils.typed_json import Count, convert_data, read_json
@@ -47,16 +47,16 @@ def read_size(name: str, value: object) -> int:
     """
     if not isinstance(value, str):
         return check_count(name, value, 1, "a number of bytes such as 5 * 10**9 or '5GB'")
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?B?)", value.strip().upper())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
-    if size < 1:
+    number, unit = number_and_unit(value)
+    size = number * _UNITS.get(unit.upper(), 0)
+    if not 1 <= size < math.inf:
         raise InputError(
             f"{name}: must be a number of bytes such as 5 * 10**9 or '5GB', but is {value[:40]!r}",
             found=found_value(value[:40]),
             needed="a number of bytes, or one with KB, MB, GB or TB",
             do=f"pass {name}='5GB'",
         )
-    return size
+    return int(size)
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int) -> None:

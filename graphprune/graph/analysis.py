@@ -39,10 +39,11 @@ from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
 from graphprune.utils.collector import gc_paused
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import named_modules, tables, uncompiled, within
+from graphprune.utils.modules import named_modules, tables, within
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.torch_modes import check_torch_modes
 

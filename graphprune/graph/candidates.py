@@ -69,9 +69,7 @@ def _is_fixed(equation: Equation) -> bool:
 
 def fixed_channels(graph: Analysis, constraints: SizeConstraints) -> dict[int, WhyFrozen]:
     """The channels of which a size fixes how many there are, and why. Those of heads may become fewer in other ways."""
-    fixing = [equation for equation in constraints.equations if _is_fixed(equation)]
-    tied = {unit: tied_by(equation) for equation in fixing for unit in equation.expression.units.tolist()}
-    return {unit: why for unit, why in tied.items() if graph.solution.kind[unit] == CHANNEL}
+    return {unit: why for unit, why in _fixed(constraints).items() if graph.solution.kind[unit] == CHANNEL}
 
 
 def tie_of(constraints: SizeConstraints, group: Group) -> Equation | None:

@@ -23,8 +23,10 @@ from graphprune.graph.solve import ClassTable
 from graphprune.utils.arrays import Ids, Mask
 
 FINE = 8
-"""A bundle in proportion to the sizes of its parts should have at least this many steps."""
+"""A coupled step in proportion to the sizes of its parts should be taken at least this many times."""
 
+_MOST_NODES = 10_000
+"""So many linear programs are solved for the smallest step: under a limit of time it would depend on the machine."""
 
 Row = dict[int, Fraction]
 
@@ -51,16 +53,16 @@ class CoupledStep:
 
 
 def make_coupled_steps(members: Sequence[Ids], equations: Sequence[Equation], classes: int) -> list[CoupledStep]:
-    """All bundles. ``members``: the selectable units of each group. Parts in no bundle cannot lose anything."""
+    """All coupled steps. ``members``: the selectable units of each group. Parts in no step cannot lose anything."""
     parts = make_subgroups(members, equations, classes)
     rows = _system(parts, equations, classes)
     tied = {i for row in rows for i in row}
-    bundles = [CoupledStep((p,), (1,)) for i, p in enumerate(parts) if i not in tied]
+    steps = [CoupledStep((p,), (1,)) for i, p in enumerate(parts) if i not in tied]
     for columns, here in _components(rows):
         if each := _step(columns, here, [len(parts[i].unit_ids) for i in columns]):
             moving = [(parts[i], n) for i, n in zip(columns, each, strict=True) if n]
-            bundles.append(CoupledStep(tuple(p for p, _ in moving), tuple(n for _, n in moving)))
-    return bundles
+            steps.append(CoupledStep(tuple(p for p, _ in moving), tuple(n for _, n in moving)))
+    return steps
 
 
 def make_subgroups(members: Sequence[Ids], equations: Sequence[Equation], classes: int) -> list[SubGroup]:
@@ -178,6 +180,6 @@ def _smallest(columns: list[int], rows: list[Row], sizes: list[int], moving: Mas
         integrality=np.ones(len(columns)),
         bounds=Bounds(moving.astype(float), np.maximum(np.array(sizes) - 1, 1) * moving),
         constraints=LinearConstraint(matrix, 0, 0),
-        options={"time_limit": 20, "mip_rel_gap": 1e-3},
+        options={"node_limit": _MOST_NODES, "mip_rel_gap": 1e-3},
     )
     return None if result.x is None else np.rint(result.x).astype(int).tolist()

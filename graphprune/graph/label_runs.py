@@ -1,4 +1,4 @@
-"""LabelRuns of labels that every fact treats alike.
+"""Runs of labels that every fact treats alike.
 
 The labels of all axes are cut where some fact begins or ends, until no fact is about a part of a run. Labels of equal
 runs are one, place by place; so a solution is worked out for runs, of which there are few, and not for labels.
@@ -39,7 +39,7 @@ class SegmentedFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelRuns:
-    """LabelRuns that are equal are one *item*.
+    """Runs of labels; those that are equal are one *item*.
 
     Attributes:
         start: the first label of every run. [runs]
@@ -150,7 +150,7 @@ def _moved(table: Segments, bounds: Ids, shift: Ids) -> Segments:
 
 
 def _cut(facts: SegmentedFacts, points: Ids) -> tuple[SegmentedFacts, Ids]:
-    """SegmentedFacts that are cut at all points, and points at all their ends."""
+    """The facts, cut at all points, and points at all their ends."""
     number = 0
     while True:
         facts = SegmentedFacts(*(table.cut(points) for table in facts))

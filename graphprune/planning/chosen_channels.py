@@ -29,7 +29,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import did_you_mean, found_value, shown
-from graphprune.utils.modules import uncompiled_name
+from graphprune.utils.compiled import uncompiled_name
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations, islice, product
+from itertools import combinations, islice
 
 from torch import nn
 
@@ -221,11 +221,21 @@ def _ways(graph: Analysis, attentions: Sequence[Attention], kv_heads: int) -> It
     alike: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path in dict.fromkeys(paths):
         alike[path.rpartition(".")[2], SizePlace.of(graph.model, path).value].append(path)
-    options = {key: _options(attentions[0], key[1], kv_heads) for key in alike}
-    keys = [key for key, values in options.items() if values]
-    chosen = sorted(product(*((None, *options[key]) for key in keys)), key=lambda way: len(way) - way.count(None))
-    for way in islice(chosen, MOST_WAYS):
-        yield {path: new for key, new in zip(keys, way, strict=True) if new is not None for path in alike[key]}
+    options = [(paths, _options(attentions[0], value, kv_heads)) for (_, value), paths in alike.items()]
+    options = [(paths, values) for paths, values in options if values]
+    ways = (way for changes in range(len(options) + 1) for way in _ways_with(changes, options))
+    return islice(ways, MOST_WAYS)
+
+
+def _ways_with(changes: int, options: Sequence[tuple[Sequence[str], Sequence[int]]]) -> Iterator[dict[str, int]]:
+    """New values of integers of which so many change, each with its paths; integers that come last change first."""
+    if not changes:
+        yield {}
+    for number in reversed(range(len(options) - changes + 1)) if changes else ():
+        paths, values = options[number]
+        for new in values:
+            for others in _ways_with(changes - 1, options[number + 1 :]):
+                yield dict.fromkeys(paths, new) | others
 
 
 def _options(one: Attention, value: int, kv_heads: int) -> list[int]:

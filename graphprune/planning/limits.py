@@ -25,7 +25,8 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.modules import named_modules, output_dim, uncompiled_name
+from graphprune.utils.compiled import uncompiled_name
+from graphprune.utils.modules import named_modules, output_dim
 
 
 @dataclass(frozen=True)

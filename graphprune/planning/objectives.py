@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -16,7 +16,7 @@ from graphprune.graph.cost import CostModel
 from graphprune.graph.living import Living
 from graphprune.planning.latency import LatencyModel
 from graphprune.utils.arrays import Mask, Scores
-from graphprune.utils.checks import found_value, is_number, shown
+from graphprune.utils.checks import found_value, is_finite_number, number_and_unit, shown
 
 BudgetSpec = int | float | str
 """A fraction of the dense cost (``0.5``), a number (``2_000_000``), or one with a unit (``"2G"``, ``"5ms"``)."""
@@ -60,7 +60,7 @@ def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]
 def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
     if isinstance(spec, str):
         return _with_unit(kind, spec)
-    if not is_number(spec) or not spec > 0:
+    if not is_finite_number(spec) or not spec > 0:
         raise InputError(
             f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
             found=found_value(spec),
@@ -82,17 +82,17 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
 
 
 def _with_unit(kind: str, spec: str) -> float:
-    units = BUDGET_KINDS[kind].units
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
-    least = 0 if found and found[2] else 1  # without a unit "0.5" would be half of a multiply-add
-    if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= least:
+    number, unit = number_and_unit(spec)
+    least = 0 if unit else 1  # without a unit "0.5" would be half of a multiply-add
+    limit = number * BUDGET_KINDS[kind].units.get(unit, 0.0)
+    if number <= least or not 0 < limit < math.inf:
         raise InputError(
             f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
             found=found_value(spec),
             needed=_needed(kind),
             do=f"pass {kind}=0.5 for half of what it costs now, or a number with a unit",
         )
-    return float(found[1]) * units[found[2]]
+    return limit
 
 
 def _needed(kind: str) -> str:

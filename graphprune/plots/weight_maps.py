@@ -14,9 +14,10 @@ from graphprune.measurement.layer_sizes import ordinary
 from graphprune.plots.figures import GRAY, INK, new_figure, shortened
 from graphprune.pruning.plan import Plan
 from graphprune.utils.checks import check_optional, check_type, did_you_mean
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_modules, uncompiled
+from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 MOST_MAPS = 12

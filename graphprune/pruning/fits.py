@@ -12,7 +12,8 @@ from graphprune.pruning.rewrite import Kept, computed_names
 from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.tracing.size_places import SizePlace, is_integer
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.modules import Modules, Tables, bare_name, tables
+from graphprune.utils.compiled import bare_name
+from graphprune.utils.modules import Modules, Tables, tables
 
 ShapesByName = Mapping[str, tuple[int, ...]]
 

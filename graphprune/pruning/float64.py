@@ -22,6 +22,7 @@ from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.held import tensors_in_objects
 from graphprune.utils.modules import all_tensors, tables
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.switches import set_evaluation
 from graphprune.utils.tree import map_tensors, replaced, tensors_of
 
@@ -101,7 +102,7 @@ def in_float64(as_default: bool = True) -> Iterator[None]:
             torch.set_default_dtype(torch.float64)
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), random_numbers_kept():
                 yield
         finally:
             torch.set_default_dtype(default)

@@ -21,9 +21,10 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_sequence, check_type, found_value, with_article
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import tables, uncompiled, within
+from graphprune.utils.modules import tables, within
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
 

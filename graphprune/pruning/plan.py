@@ -23,11 +23,12 @@ from graphprune.pruning.shared_memory import warn_of_shared_memory
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
+from graphprune.utils.compiled import compiled_as, uncompiled
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import Tables, compiled_as, module_kind, named_modules, tables, uncompiled, within
+from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
 

@@ -30,11 +30,12 @@ from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs, picked
 from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
-from graphprune.utils.modules import named_tensors, uncompiled
+from graphprune.utils.modules import named_tensors
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
 from graphprune.utils.tree import dense_outputs

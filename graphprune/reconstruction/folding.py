@@ -23,7 +23,7 @@ from graphprune.reconstruction.layerwise import check_pair
 from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import found_value, is_number
+from graphprune.utils.checks import check_positive
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed, Table
@@ -109,7 +109,8 @@ def fold(
             not above 0.
         PlanError: the plan was not made for ``dense``.
     """
-    slim, dense = _checked(slim, dense, plan, ridge)
+    ridge = check_positive("ridge", ridge, "a number above 0")
+    slim, dense = _checked(slim, dense, plan)
     graph = analyze(dense, example_inputs)
     graph.alive(plan.removed)
     groups = {group.name: group for group in graph.groups}
@@ -122,15 +123,8 @@ def fold(
     return Folding(tuple(folder.folded), tuple(folder.variances), tuple(folder.left))
 
 
-def _checked(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> tuple[nn.Module, nn.Module]:
+def _checked(slim: nn.Module, dense: nn.Module, plan: Plan) -> tuple[nn.Module, nn.Module]:
     """Both models as :func:`check_pair` returns them, of which the dense one has weights."""
-    if not is_number(ridge) or not ridge > 0:
-        raise InputError(
-            f"ridge: is {ridge!r}; a fraction of the mean second moment above 0 is needed, such as 0.01",
-            found=found_value(ridge),
-            needed="a fraction of the mean second moment, above 0",
-            do="pass ridge=0.01",
-        )
     slim, dense = check_pair(slim, dense, plan)
     if any(t.is_meta for _, t in named_tensors(dense)):
         raise InputError(

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import Batches
-from graphprune.errors import InputError
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.reconstruction.head_products import HeadFactor, HeadMoments, HeadProducts
@@ -30,7 +29,7 @@ from graphprune.reconstruction.passes import Rollback, run_alone
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.checks import found_value, is_number
+from graphprune.utils.checks import check_positive
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
@@ -79,13 +78,7 @@ def compensate(
 ) -> Compensation:
     """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
     slim, dense = check_pair(slim, dense, plan)
-    if not is_number(ridge) or not ridge > 0:
-        raise InputError(
-            f"ridge: is {ridge!r}, not a number above 0",
-            found=found_value(ridge),
-            needed="a number above 0, or None",
-            do=f"pass a number above 0, such as ridge={RIDGE}",
-        )
+    ridge = check_positive("ridge", ridge, "a number above 0")
     batches = Batches(calibration)
     if not any(choice.role == "head_width" and choice.removed for choice in plan.choices):
         return Compensation((), (), {})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.calibration.batches import Batches
 from graphprune.calibration.communicator import ALONE, Communicator
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import PlanError
 from graphprune.pruning.averaged import mixing
 from graphprune.pruning.fits import check_fits, rebuilt_otherwise
 from graphprune.pruning.plan import Plan
@@ -30,12 +30,13 @@ from graphprune.reconstruction.recurrent_fit import Entries, Fitted, settled
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.run_state import evaluating_unchanged
-from graphprune.utils.checks import check_known, check_optional, check_type, found_value, is_number
+from graphprune.utils.checks import check_known, check_optional, check_positive, check_type
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, named_tensors, uncompiled, within
+from graphprune.utils.modules import named_modules, named_tensors, within
 from graphprune.utils.tree import map_tensors
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
@@ -117,13 +118,7 @@ def fit(
 ) -> tuple[Repair, frozenset[str]]:
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     slim, dense = check_pair(slim, dense, plan)
-    if ridge is not None and not (is_number(ridge) and ridge > 0):
-        raise InputError(
-            f"ridge: is {ridge!r}, not a number above 0",
-            found=found_value(ridge),
-            needed="a number above 0, or None",
-            do=f"pass a number above 0, such as ridge={RIDGE}",
-        )
+    ridge = None if ridge is None else check_positive("ridge", ridge, "a number above 0, or None")
     targets = {**{name: mixing(plan, name) for name in plan.merged}, **targets}
     given = Batches(calibration)
     with given.communicator.together(), evaluating_unchanged(slim, dense) as state, torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BYTES
 from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.tensor_group import TensorGroup
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import number_and_unit, shown
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
@@ -35,15 +36,16 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
         return None
     if isinstance(spec, Integral) and not isinstance(spec, bool) and spec > 0:
         return int(spec)
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", spec) if isinstance(spec, str) else None
-    if found is None or found[2] not in BYTES or int(float(found[1]) * BYTES[found[2]]) < 1:
+    number, unit = number_and_unit(spec) if isinstance(spec, str) else (0.0, "")
+    size = number * BYTES.get(unit, 0.0)
+    if not 1 <= size < math.inf:
         raise InputError(
             f"memory: must be a number of bytes, such as '4GB' or 4_000_000_000, but is {shown(spec)}",
             found=shown(spec),
             needed="a number of bytes, or one with a unit such as MB, GB or GiB",
             do="pass memory='4GB', say",
         )
-    return int(float(found[1]) * BYTES[found[2]])
+    return int(size)
 
 
 def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:

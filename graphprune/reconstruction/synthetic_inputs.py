@@ -20,6 +20,7 @@ from graphprune.utils.checks import check_count, check_positive
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import FunctionMode, Kwargs
+from graphprune.utils.random_state import WORD
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -68,7 +69,7 @@ def synthesize(
     check_positive("lr", lr)
     check_count("seed", seed, 0)
     example = example_inputs_for(model) if example_inputs is None else example_inputs
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % WORD)
     sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
     with evaluating_unchanged(model), torch.enable_grad():
         for parameter in model.parameters():

@@ -17,6 +17,7 @@ from graphprune.rules.samples import T
 from graphprune.rules.traits import Trait
 from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import replaced, tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
@@ -98,7 +99,7 @@ def keeps_zeros(op: Any) -> bool:
     if known is None or op.namespace != "aten":
         return False
 
-    with changing_globals(), torch.random.fork_rng(devices=[]):
+    with changing_globals(), random_numbers_kept():
         given = [replaced(_zeros, (one.args, one.kwargs), (T, Tensor)) for one in known.samples]
         results = [in_any_type(op)(*args, **kwargs) for args, kwargs in given]
     return all(map(_all_zero, results))

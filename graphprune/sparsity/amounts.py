@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from numbers import Integral
@@ -10,7 +11,7 @@ from torch.nn.utils import prune
 
 from graphprune.errors import InputError
 from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstructured
-from graphprune.utils.checks import check_known, found_value, is_number, shown
+from graphprune.utils.checks import check_known, found_value, is_finite_number, is_number, shown
 
 MaskAmount = float | int | str
 """A fraction, a number of weights, a magnitude, a percentile, or a pattern such as ``"2:4"``."""
@@ -63,7 +64,7 @@ def read_amount(name: str, amount: object, method: MethodClass) -> float | int |
     if isinstance(amount, str):
         return _pattern(name, amount, method)
     if method is ThresholdUnstructured:
-        return _number(name, amount, float("inf"), "a magnitude of 0 or more")
+        return _number(name, amount, math.inf, "a magnitude of 0 or more")
     if method is PercentileUnstructured:
         return _number(name, amount, 100, "a percentile between 0 and 100")
     return check_amount(name, amount)
@@ -88,7 +89,7 @@ def check_amount(name: str, amount: object) -> float | int:
 
 
 def _number(name: str, value: object, most: float, what: str) -> float:
-    if is_number(value) and 0 <= value <= most and value != float("inf"):
+    if is_finite_number(value) and 0 <= value <= most:
         return float(value)
     raise InputError(
         f"{name}: must be {what}, but is {shown(value)}",

@@ -31,6 +31,7 @@ from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name, written_arguments
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -455,7 +456,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(recorder.model_copy.module.training))  # as it is in training
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(random_numbers_kept())
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from graphprune.tracing.size_places import is_integer
-from graphprune.utils.modules import uncompiled
+from graphprune.utils.compiled import uncompiled
 
 _OF_CLASSES = frozenset(
     {

@@ -30,10 +30,10 @@ from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.extra_states import check_extra_states, extra_states, set_extra_states
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_optional, check_sequence, check_type, with_article
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.files import check_path, make_folder, writing_tensors
 from graphprune.utils.folders import ADVICE, Versions, check_version, found_instead
 from graphprune.utils.model_checks import check_same_tensors
-from graphprune.utils.modules import uncompiled
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
 

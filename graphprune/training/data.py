@@ -12,7 +12,7 @@ from graphprune.errors import InputError
 from graphprune.tracing.inputs import are_inputs, describe, normalize
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.own_objects import own_copy, with_own_objects
-from graphprune.utils.random_state import random_state, seed_all, set_random_state
+from graphprune.utils.random_state import mixed_seed, random_state, seed_all, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
 TrainingCall = tuple[tuple[Any, ...], dict[str, Any], Any]
@@ -97,7 +97,7 @@ def in_order(batches: Iterable[Any], source: Iterable[Any], seed: int, epoch: in
     """
     seed_all(seed, epoch)
     for generator in _generators(source):
-        generator.manual_seed(seed + epoch)
+        generator.manual_seed(mixed_seed(seed, epoch))
     for set_epoch in _setters(batches):
         set_epoch(epoch)
     iterator = iter(batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,6 +28,7 @@ from graphprune.utils.checks import (
     check_known,
     check_positive,
     found_value,
+    is_finite_number,
     is_number,
     shown,
     with_article,
@@ -229,7 +229,7 @@ def _check_counts(epochs: Any, steps: Any, every: Any, seed: Any) -> None:
 
 
 def _check_settings(weight_decay: Any, clip: Any, on_step: Any, progress: Any) -> None:
-    if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
+    if not is_finite_number(weight_decay) or weight_decay < 0:
         raise InputError(
             f"weight_decay: must be a number, 0 or more, but is {shown(weight_decay)}",
             found=found_value(weight_decay),

@@ -14,7 +14,7 @@ from graphprune.utils.checks import (
     check_known,
     check_positive,
     found_value,
-    is_number,
+    is_finite_number,
     shown,
 )
 
@@ -42,7 +42,7 @@ def _linear(done: float) -> float:
 
 
 def _is_rate(value: object) -> TypeGuard[float]:
-    return is_number(value) and 0 <= value < math.inf
+    return is_finite_number(value) and value >= 0
 
 
 @dataclass(frozen=True)

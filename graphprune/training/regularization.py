@@ -23,9 +23,10 @@ from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import Plan
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_count, check_positive, check_type, found_value
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.complex_numbers import real_parts
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import tables, uncompiled, within
+from graphprune.utils.modules import tables, within
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,14 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Is this a real number that a float holds? Infinity is none, and a whole number of 400 digits is none."""
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def loss_number(loss: object, name: str = "evaluate") -> float:
     """The loss, one number, that a user's function returned; ``name``: of the argument.
 
@@ -206,12 +214,25 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
     Raises:
         InputError: the value is no number, zero, negative, infinite or not a number.
     """
-    if is_number(value) and 0 < value < math.inf:
+    if is_finite_number(value) and value > 0:
         return float(value)
     raise InputError(
         f"{name}: must be {what}, but is {shown(value)}", found=found_value(value), needed=what, do=_pass(name, what)
     )
 
+
+def number_and_unit(text: str) -> tuple[float, str]:
+    """The number that a text begins with, and the unit behind it; 0 where it is none, or not finite.
+
+    >>> number_and_unit("1.5 kB"), number_and_unit("2e9"), number_and_unit("kB")
+    ((1.5, 'kB'), (2000000000.0, ''), (0.0, ''))
+    """
+    found = _AMOUNT.fullmatch(text.strip())
+    number = float(found[1]) if found else 0.0
+    return (number, found[2]) if found and math.isfinite(number) else (0.0, "")
+
+
+_AMOUNT = re.compile(r"((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)")
 
 _MOST_NAMED = 24
 

@@ -156,13 +156,22 @@ def exchange_folders(first: Path, second: Path) -> bool:
 
 
 @contextmanager
-def temporary_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
-    """A new folder, for this user alone, that is deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+def temporary_folder(parent: Path, name: str = "") -> Iterator[Path]:
+    """A new folder, for this user alone, that is deleted afterwards; hidden, if a name is given that it begins with."""
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=_hidden_prefix(name) if name else ""))
     try:
         yield folder
     finally:
         delete_folder(folder)
+
+
+_LONGEST_PREFIX = 32
+"""Characters, up to 128 bytes: with what follows, file systems take names of 143 bytes or more."""
+
+
+def _hidden_prefix(name: str) -> str:
+    """What the name of a temporary file or folder begins with, for one of this name."""
+    return f".{name[:_LONGEST_PREFIX]}."
 
 
 def check_no_file(name: str, folder: Path) -> None:
@@ -225,6 +234,11 @@ def writing(name: str, path: Path, note: str = "", size: int = 0) -> Iterator[No
         raise refused from error
 
 
+def unused_path(path: Path) -> Path:
+    """A hidden path at which there is nothing, beside another one, whose name may be as long as names can be."""
+    return path.parent / f"{_hidden_prefix(path.name)}{uuid.uuid4().hex}"
+
+
 def replace_file(path: Path, write: Callable[[Path], object], name: str = "path", note: str = "") -> None:
     """Write beside ``path`` and move into place, so that a reader sees the old file or the new one.
 
@@ -233,7 +247,7 @@ def replace_file(path: Path, write: Callable[[Path], object], name: str = "path"
     Raises:
         SaveError: the disk is full, or nothing may be written there.
     """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary = unused_path(path)
     with writing(name, path, note):
         try:
             temporary.touch(exist_ok=False)

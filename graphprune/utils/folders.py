@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
-from graphprune.utils.files import delete_folder, exchange_folders, make_folder, to_disk, writing
+from graphprune.utils.files import delete_folder, exchange_folders, make_folder, to_disk, unused_path, writing
 from graphprune.utils.folder_locks import only_writer
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -257,7 +257,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """
     check_own_folder(folder)
     make_folder("directory", folder.parent)
-    temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
+    temporary = unused_path(folder)
     old = temporary.with_name(f"{temporary.name}.old")
     with writing("directory", folder):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,16 +46,23 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed the global generators with a mixture of numbers, such as a seed, a step and a rank.
-
-    Source: ``numpy.random.SeedSequence``, after O'Neill, "Developing a seed_seq alternative", 2015.
-    """
-    seeds = np.random.SeedSequence([number % WORD for number in entropy]).generate_state(3)
+    """Seed the global generators with a mixture of numbers, such as a seed, a step and a rank."""
+    seeds = _mixture(entropy).generate_state(3)
     torch.default_generator.manual_seed(int(seeds[0]))  # torch.manual_seed formats a stack trace where CUDA is idle
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(int(seeds[0]))
     np.random.seed(int(seeds[1]))
     random.seed(int(seeds[2]))
+
+
+def mixed_seed(*entropy: int) -> int:
+    """A seed for a generator of one's own, from such a mixture of numbers."""
+    return int(_mixture(entropy).generate_state(1, np.uint64)[0])
+
+
+def _mixture(entropy: Sequence[int]) -> np.random.SeedSequence:
+    """Source: O'Neill, "Developing a seed_seq alternative", 2015."""
+    return np.random.SeedSequence([number % WORD for number in entropy])
 
 
 class _Kept:

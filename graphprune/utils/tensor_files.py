@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,12 +185,18 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = tuple(folder / name for name in sorted(self._names()))
+        index = self._index()
+        names = {SINGLE} if index is None else set(index.weight_map.values())
+        self.files = tuple(folder / name for name in sorted(names))
         self.stored: dict[str, StoredTensor] = {}
         for path in self.files:
-            self.stored.update(stored_tensors(path))
+            present = stored_tensors(path)
+            if index is not None:
+                _check_present(path, present, index)
+            self.stored.update(present)
 
-    def _names(self) -> set[str]:
+    def _index(self) -> _Index | None:
+        """The index; None: there is a single file."""
         if not (self.folder / INDEX).is_file():
             if not (self.folder / SINGLE).is_file():
                 raise LoadError(
@@ -200,11 +206,10 @@ class TensorFiles(Mapping[str, Tensor]):
                     needed=f"{SINGLE} or {INDEX}",
                     do="pass a folder with safetensors files, as save_pretrained of Transformers writes it",
                 )
-            return {SINGLE}
+            return None
         what = f"weights: {self.folder / INDEX}"
         index = convert_data(read_json(self.folder / INDEX, what, _ADVICE, _LONGEST_INDEX), _Index, what, _ADVICE)
-        names = set(index.weight_map.values())
-        for name in sorted(names):
+        for name in sorted(set(index.weight_map.values())):
             if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
                 raise LoadError(
                     f"{what}: names the file {name[:80]!r}, which is not in the folder",
@@ -213,23 +218,7 @@ class TensorFiles(Mapping[str, Tensor]):
                     needed="names of safetensors files in the folder",
                     do=_ADVICE,
                 )
-        self._check_index(index, names)
-        return names
-
-    def _check_index(self, index: _Index, names: set[str]) -> None:
-        """Raise a LoadError if a tensor is not in the file that the index gives for it."""
-        for name in sorted(names):
-            present = stored_tensors(self.folder / name).keys()
-            missing = sorted(n for n, file in index.weight_map.items() if file == name and n not in present)
-            if missing:
-                raise LoadError(
-                    f"weights: {self.folder / name}: has no {missing[0][:80]!r}, which {INDEX} says is in it "
-                    f"({len(missing)} such)",
-                    where=f"{self.folder / name}: {missing[0][:80]}",
-                    found=f"{len(present)} tensors, without {len(missing)} of the index",
-                    needed=f"what {INDEX} says",
-                    do=_ADVICE,
-                )
+        return index
 
     def __getitem__(self, name: str) -> Tensor:
         return self.stored[name].map()
@@ -239,6 +228,19 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+def _check_present(path: Path, present: Collection[str], index: _Index) -> None:
+    """Raise a LoadError if a tensor is not in the file that the index gives for it."""
+    missing = sorted(n for n, file in index.weight_map.items() if file == path.name and n not in present)
+    if missing:
+        raise LoadError(
+            f"weights: {path}: has no {missing[0][:80]!r}, which {INDEX} says is in it ({len(missing)} such)",
+            where=f"{path}: {missing[0][:80]}",
+            found=f"{len(present)} tensors, without {len(missing)} of the index",
+            needed=f"what {INDEX} says",
+            do=_ADVICE,
+        )
 
 
 def header_text(tensors: Mapping[str, Tensor], order: list[str], notes: Mapping[str, str], alignment: int) -> bytes:

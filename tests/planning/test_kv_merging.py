@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.utils import parametrizations
 import graphprune
 from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.planning.kv_attention import attentions_of
+from graphprune.planning.kv_candidates import MOST_WAYS, by_numbers
 
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
 IDS = {"input_ids": torch.arange(12).view(2, 6)}
@@ -310,6 +312,28 @@ def test_verification_tells_other_heads() -> None:
     with torch.no_grad():
         slim.wk.weight.copy_(slim.wk.weight.roll(4, 0))
     assert not graphprune.verify(model, slim, plan, X).passed
+
+
+class ManyNumbers(Repeated):
+    """Integers that forward does not read have the value of its number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).update({f"unread_{number}": self.n_heads for number in range(16)})
+
+
+def test_ways_to_change_numbers_are_not_listed_before_they_are_tried() -> None:
+    graph = graphprune.trace(ManyNumbers().eval(), X)
+    attentions = attentions_of(graph)
+    tracemalloc.start()
+    try:
+        found = [one.sizes for one in by_numbers(graph, attentions, 2)]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    changes = [len(sizes) for sizes in found]
+    assert len(found) == MOST_WAYS and changes == sorted(changes)
+    assert most < 4e6  # all 2**18 of them took a hundred times as much
 
 
 # ---------------------------------------------------------------- what is refused

@@ -249,8 +249,9 @@ def test_heads_are_left_alone_and_hidden_units_are_not() -> None:
 def test_wrong_arguments_are_named() -> None:
     model, x = settled(mlp()), torch.randn(5, 6)
     plan, slim = halves(model, x)
-    with pytest.raises(InputError, match=r"ridge: is 0"):
-        fold(slim, model, plan, x, ridge=0)
+    for ridge in (0, float("inf")):
+        with pytest.raises(InputError, match=r"ridge: must be a number above 0, but is"):
+            fold(slim, model, plan, x, ridge=ridge)
     with pytest.raises(PlanError, match="slim"):
         fold(mlp(), model, plan, x)
     with pytest.raises(PlanError, match="model"):

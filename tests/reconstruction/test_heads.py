@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import pytest
 import torch
@@ -320,8 +322,11 @@ def test_wrong_arguments_are_named_and_nothing_changes() -> None:
         compensate_heads(slim, model, plan, [])
     with pytest.raises(InputError, match=r"calibration: Scores\.forward failed on batch 1"):
         compensate_heads(slim, model, plan, [x, x[..., :3]])
-    with pytest.raises(InputError, match="ridge: is 0"):
-        compensate_heads(slim, model, plan, [x], ridge=0)
+    for ridge in (0, float("inf"), None):
+        with pytest.raises(InputError, match="ridge: must be a number above 0, but is") as raised:
+            compensate_heads(slim, model, plan, [x], ridge=ridge)  # type: ignore[arg-type]
+        assert raised.value.needed == "a number above 0"
+    compensate_heads(copy.deepcopy(slim), model, plan, [x], ridge=Fraction(1, 100))  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="slim"):
         compensate_heads(Scores(), model, plan, [x])
     assert model.training and torch.equal(slim.query.weight, before)

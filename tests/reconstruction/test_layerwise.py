@@ -703,8 +703,11 @@ def test_bad_calibration_is_refused(calibration: Any, message: str) -> None:
 def test_other_bad_arguments_are_refused() -> None:
     model, batch = Layers().eval(), torch.randn(6, 4)
     plan, slim = pruned(model, batch)
-    with pytest.raises(InputError, match=r"ridge: is 0[\s\S]*pass a number above 0"):
-        graphprune.repair(slim, model, plan, [batch], ridge=0)
+    for ridge in (0, float("inf"), 10**400, "1"):
+        with pytest.raises(InputError, match=r"ridge: must be a number above 0, or None, but is .*"):
+            graphprune.reconstruct(slim, model, plan, [batch], ridge=ridge)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"ridge: must be a number above 0, but is .*"):
+            graphprune.repair(slim, model, plan, [batch], ridge=ridge)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"slim: one.weight has shape \[8, 4\], and the plan makes \[4, 4\] of it"):
         graphprune.repair(model, model, plan, [batch])
     nothing, _ = pruned(model, batch, 0.0)

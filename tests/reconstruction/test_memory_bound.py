@@ -212,7 +212,7 @@ def test_after_a_failure_weights_are_as_before_and_files_are_gone(monkeypatch: p
     assert files and all(file.closed for file in files)
 
 
-@pytest.mark.parametrize("memory", ["4 parsecs", "GB", 0, -1, 0.5, True, "0.1B"])
+@pytest.mark.parametrize("memory", ["4 parsecs", "GB", ".GB", 0, -1, 0.5, True, "0.1B", "9" * 400 + "GB"])
 def test_no_memory_is_refused(memory: Any) -> None:
     with pytest.raises(InputError, match=r"memory: must be a number of bytes, such as '4GB'"):
         parse_memory(memory)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import graphprune
 from graphprune import History, Rewind, finetune
@@ -241,6 +241,26 @@ def test_another_seed_is_another_training() -> None:
     assert equal(weights(one), weights(same)) and not equal(weights(one), weights(other))
 
 
+def orders(seed: int) -> list[list[int]]:
+    """The numbers of the examples as each epoch reads them, by a loader with a generator of its own."""
+    numbers = TensorDataset(torch.arange(32.0).view(32, 1), torch.zeros(32, dtype=torch.long))
+    read: list[list[int]] = []
+
+    def noted(batch: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        read.append([int(x) for x, _ in batch])
+        return [torch.stack(column) for column in zip(*batch, strict=True)]
+
+    batches = DataLoader(numbers, 32, shuffle=True, generator=torch.Generator(), collate_fn=noted)
+    finetune(nn.Linear(1, 2), batches, epochs=3, lr=1e-3, seed=seed)
+    return read
+
+
+def test_no_epoch_of_another_seed_reads_the_examples_in_the_same_order() -> None:
+    found = [tuple(order) for seed in (0, 1, 2**64 - 1, 2**64 + 5) for order in orders(seed)]
+    assert len(found) == len(set(found)) == 12
+    assert orders(1) == orders(1)
+
+
 def test_the_scaler_of_float16_goes_on(tmp_path: Path) -> None:
     """The loss is so large that the scale has to fall at first; a new scaler would leave out those steps again."""
 
@@ -330,6 +350,8 @@ def test_damaged_histories() -> None:
         ({"epochs": 0}, "epochs: must be a whole number, at least 1, but is 0"),
         ({"lr": None}, "lr: must be the highest learning rate, a positive number, but is None"),
         ({"lr": -1}, "lr: must be the highest learning rate"),
+        ({"lr": 10**400}, "lr: must be the highest learning rate"),
+        ({"weight_decay": 10**400}, "weight_decay: must be a number, 0 or more"),
         ({"schedule": Rewind([0.1] * 99)}, "lr: is 0.05, but schedule=Rewind"),
         ({"schedule": "zigzag"}, "schedule: 'zigzag' is not known; use one of 'cosine', 'constant', 'linear'"),
         ({"warmup": 99}, "warmup: must be a number of steps, at most the 16 of the training, but is 99"),

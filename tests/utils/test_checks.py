@@ -49,7 +49,7 @@ def test_positive_numbers(value: Any) -> None:
     assert check_positive("lr", value) == float(value)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, -1, float("inf"), np.float32("nan")])
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0, -1, float("inf"), 10**400, np.float32("nan")])
 def test_no_positive_numbers(value: Any) -> None:
     with pytest.raises(InputError, match="lr: must be a positive number, but is"):
         check_positive("lr", value)
@@ -67,4 +67,4 @@ def test_known_names() -> None:
 
 def test_examples_in_the_documentation() -> None:
     found = doctest.testmod(checks)
-    assert found.attempted == 2 and not found.failed
+    assert found.attempted == 3 and not found.failed

@@ -62,7 +62,7 @@ def test_what_the_system_refuses_is_an_error_also_after_an_interrupt(
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_temporary_folder_goes_with_what_is_in_it(tmp_path: Path, fails: bool) -> None:
     try:
-        with temporary_folder(tmp_path, ".prefix.") as folder:
+        with temporary_folder(tmp_path, "prefix") as folder:
             (folder / "inner").mkdir()
             assert folder.parent == tmp_path
             assert folder.name.startswith(".prefix.")

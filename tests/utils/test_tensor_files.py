@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graphprune.errors import LoadError
+from graphprune.utils import tensor_files
 from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, stored_tensors
 
 
@@ -91,6 +92,21 @@ def test_an_index_names_files_of_its_folder(name: str, message: str, tmp_path: P
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": SINGLE, "b": name}}))
     with pytest.raises(LoadError, match=message):
         TensorFiles(tmp_path)
+
+
+def test_the_header_of_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        save_file({name: torch.ones(4)}, tmp_path / f"{name}.safetensors")
+    index = {name: f"{name}.safetensors" for name in ("a", "b")}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
+    read: list[str] = []
+
+    def noted(path: Path) -> dict[str, tensor_files.StoredTensor]:
+        read.append(path.name)
+        return stored_tensors(path)
+
+    monkeypatch.setattr(tensor_files, "stored_tensors", noted)
+    assert list(TensorFiles(tmp_path)) == ["a", "b"] and read == sorted(index.values())
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

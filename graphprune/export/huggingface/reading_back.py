@@ -18,6 +18,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.evaluation import evaluating
+from graphprune.utils.random_state import random_numbers_of
 
 SAVE_INSTEAD = "save it with graphprune.save instead"
 
@@ -106,8 +107,7 @@ def _outputs(model: nn.Module, calls: Sequence[MethodCall]) -> list[Tensor]:
 
 
 def _outputs_of(model: nn.Module, call: MethodCall) -> list[Tensor]:
-    with evaluating(model), runs_forgotten(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # some mask at random
+    with evaluating(model), runs_forgotten(model), random_numbers_of(0):  # some mask at random
         found = call.run_afresh(model)
     values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]
     return [value.detach() for value in values if isinstance(value, Tensor)]

@@ -27,11 +27,11 @@ from graphprune.tracing.configured import (
 )
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.checks import check_flag, with_article
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.equality import same_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
 from graphprune.utils.global_state import leaves_torch_alone
-from graphprune.utils.modules import uncompiled
 
 
 @leaves_torch_alone

@@ -17,11 +17,11 @@ from graphprune.export.source.proof import check_file
 from graphprune.export.source.state import state_tensors, unsaved_tensors
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import calls_of
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.files import check_no_file, check_path, make_folder, temporary_folder, writing, writing_tensors
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import uncompiled
 from graphprune.utils.random_state import random_numbers_kept
 
 SOURCE = "model.py"
@@ -62,7 +62,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
         text = laid_out(file_text(program))
         tensors = _saved_tensors(program)
         make_folder("directory", folder.parent)
-        with writing("directory", folder), temporary_folder(folder.parent, f".{folder.name}.") as temporary:
+        with writing("directory", folder), temporary_folder(folder.parent, folder.name) as temporary:
             (temporary / SOURCE).write_text(text, encoding="utf-8")
             with writing_tensors(folder / SOURCE_WEIGHTS):
                 save_file(tensors, temporary / SOURCE_WEIGHTS, metadata={"format": "pt"})

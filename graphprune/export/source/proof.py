@@ -24,6 +24,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.equality import same_values
 from graphprune.utils.modules import all_tensors
+from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import dense_outputs
 
 _SEED = 0
@@ -153,8 +154,7 @@ def _check_outputs(slim: nn.Module, written: nn.Module, calls: Sequence[MethodCa
 
 
 def _run(model: nn.Module, call: MethodCall) -> list[Tensor]:
-    torch.manual_seed(_SEED)
-    with torch.no_grad():
+    with random_numbers_of(_SEED), torch.no_grad():
         return list(dense_outputs(call.mapped(Tensor.clone).run(model)))
 
 
