@@ -33,7 +33,8 @@ def bypassed_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None
         submodules: of the model, whose classes may have such as methods, beside those that files have as globals.
         holders: those of them that may hold such as attributes.
     """
-    with _in_place_of_caches(submodules, holders, _wrapper):
+    made = _foreign.wrappers()
+    with _in_place_of_caches(submodules, holders, lambda value: made.get(value) or _wrapper(value)):
         yield
 
 
@@ -82,8 +83,9 @@ def emptied(value: Any) -> Any:
     return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
 
 
-@functools.lru_cache(maxsize=4096)  # there may be thousands, at every run
 def _wrapper(value: Any) -> Callable[..., Any]:
+    """A function in the place of a cached one, which it does not ask for what depends on watched sizes."""
+
     @functools.wraps(value)
     def call(*args: Any, **kwargs: Any) -> Any:
         if _is_traced((args, kwargs)):
@@ -122,6 +124,7 @@ class _Foreign:
         counts: how many there were in each.
         caches: the names of caches in each.
         places: all caches, by the globals and the name.
+        wrapped: what stands in their places during a run, by the cached function.
     """
 
     loaded: list[ModuleType] = field(default_factory=list)
@@ -129,6 +132,15 @@ class _Foreign:
     counts: list[int] = field(default_factory=list)
     caches: list[tuple[str, ...]] = field(default_factory=list)
     places: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    wrapped: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    def wrappers(self) -> dict[Any, Callable[..., Any]]:
+        """What stands in the places of all caches during a run. There may be thousands, so those of the last run are
+        used again; no other is kept, since a function that is gone may hold a model."""
+        self.look()
+        values = [value for found, name in self.places if type(value := found.get(name)) is _CACHED]
+        self.wrapped = {value: self.wrapped.get(value) or _wrapper(value) for value in values}
+        return self.wrapped
 
     def look(self) -> None:
         """Look through the globals of which there are others now."""
