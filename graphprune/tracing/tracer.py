@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class Trace:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
 
+    @cached_property
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
         graph = fx.Graph()
@@ -108,12 +110,12 @@ class Trace:
         return Replay(list(self.graph.nodes)[: self.evaluated], self.outputs[: self.results], self.constants)
 
     def original(self, node: fx.Node) -> fx.Node:
-        """The node of this trace that a node of :meth:`evaluation` copies."""
+        """The node of this trace that a node of :attr:`evaluation` copies."""
         return self._originals.get(node, node)
 
     def node_index(self, node: fx.Node) -> int:
-        """The number of a node in execution order."""
-        return self._node_indexes.setdefault(self.original(node), -1)
+        """The number of a node of the graph, or of :attr:`evaluation`, in execution order."""
+        return self._node_indexes[self.original(node)]
 
     def __post_init__(self) -> None:
         self._originals: dict[fx.Node, fx.Node] = {}
