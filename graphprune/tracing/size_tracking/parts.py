@@ -18,13 +18,16 @@ from graphprune.utils.operators import Args, Kwargs
 
 def split(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     outs = func(*args, **kwargs)
-    sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
+    sizes = args[1] if len(args) > 1 else next(kwargs[name] for name in _SIZES_OF_PARTS if name in kwargs)
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     if isinstance(sizes, int):
         sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != plain(sizes)))
     for out, size in zip(outs, sizes or (), strict=False):
         watcher.note(out, dim, size)
     return outs
+
+
+_SIZES_OF_PARTS = ("split_size", "split_sizes", "split_size_or_sections")
 
 
 def chunk(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

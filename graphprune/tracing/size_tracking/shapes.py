@@ -47,8 +47,8 @@ def broadcast(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> An
 
 def unflatten(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
-    dim, sizes = (*args[1:], *kwargs.values())[:2]
-    watcher.note_all(out, sizes, dim % args[0].ndim)
+    given = named("input dim sizes", args, kwargs)
+    watcher.note_all(out, given["sizes"], given["dim"] % args[0].ndim)
     return out
 
 
@@ -65,8 +65,8 @@ def repeat_interleave(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwarg
     """Without a dimension all entries are laid one behind another; counts in a tensor say nothing."""
     out = func(*args, **kwargs)
     given = named("input repeats dim", args, kwargs)
-    x, dim = given["input"], given.get("dim")
-    if isinstance(count := given.get("repeats"), int):
+    x, dim = given.get("input"), given.get("dim")
+    if x is not None and isinstance(count := given.get("repeats"), int):
         if dim is None:
             watcher.note(out, 0, numel(watcher, func, (x,), {}) * count)
         elif type(count) is int and count > 1 and x.shape[dim] > 1:
@@ -139,13 +139,18 @@ def counted(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.arange(n)`` and ``torch.eye(n)`` are as long as ``n`` says; in any other form a size is a number."""
     out = func(*args, **kwargs)
     numbers = [a for a in (*args, *kwargs.values()) if type(a) in (Size, Ratio)]
-    if func is torch.eye and len(args) == 1:
-        watcher.note_all(out, [args[0], args[0]])
-    elif func is torch.arange and len(args) == 1 and len(numbers) == 1 and type(args[0]) is Size:
-        watcher.note(out, 0, args[0])
+    given = (*args, *(value for name, value in kwargs.items() if name in _COUNTS))
+    if func is torch.eye and len(given) == 1:
+        watcher.note_all(out, [given[0], given[0]])
+    elif func is torch.arange and len(given) == 1 and len(numbers) == 1 and type(given[0]) is Size:
+        watcher.note(out, 0, given[0])
     else:
         number(numbers)
     return out
+
+
+_COUNTS = frozenset(("n", "m", "start", "end", "step"))
+"""Arguments of ``torch.eye`` and ``torch.arange`` that are numbers."""
 
 
 def affine_grid(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -189,7 +194,7 @@ def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
     with without_onednn():
         out = func(*args, **kwargs)
-    _mark_states(watcher, (args[1:3], out[1:]))
+    _mark_states(watcher, (args[1:3], kwargs.get("hx"), out[1:]))
     return out
 
 

@@ -13,15 +13,12 @@ from graphprune.tracing.size_tracking import numbers, parts, reading, shapes
 from graphprune.tracing.size_tracking.watcher import Handler, taking_whole_numbers
 
 
-def handler_of(function: Any) -> Handler:
-    """What to do when a function is called. A size that is given to one that is not known to take any is a number.
+def handler_of_others(function: Any) -> Handler:
+    """What to do when a function is called that is not known to take sizes: one that it is given is a number.
 
     Operators that are called as such (``torch.ops``) have rules that say what becomes of their arguments.
     """
-    known = HANDLERS.get(function)
-    if known is None:
-        return numbers.untouched if isinstance(function, OpOverload | OpOverloadPacket) else numbers.other
-    return known
+    return numbers.untouched if isinstance(function, OpOverload | OpOverloadPacket) else numbers.other
 
 
 def _either(names: str, handler: Handler) -> dict[Any, Handler]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,19 @@ Handler = Callable[["SizeWatcher", Any, tuple[Any, ...], dict[str, Any]], Any]
 def named(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """The arguments of a function whose positional ones have these names."""
     return dict(zip(names.split(), args, strict=False)) | kwargs
+
+
+_FIRST = ("input", "data", "a", "x", "x1")
+"""What the first argument of a torch function may be called, by numpy's names too."""
+_OF_NUMPY = {"axis": "dim", "x2": "other"}
+"""Names of other arguments that torch takes from numpy, with its own."""
+
+
+def by_torchs_names(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+    """The same arguments, the first by its position and no other by a name of numpy's."""
+    given = {_OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
+    first = next((name for name in _FIRST if name in given), None)
+    return (args, given) if args or first is None else ((given.pop(first),), given)
 
 
 def whole(value: Any) -> Any:
@@ -51,17 +64,29 @@ class SizeWatcher(FunctionMode):
     Args:
         log: where they are written down.
         node_of: the node that made a tensor.
-        handler_of: what to do when a function is called.
+        handlers: what to do when a function is called that takes or gives sizes. These are given the first argument
+            by its position, and others by torch's names.
+        handler_of_others: what to do when another one is.
     """
 
-    def __init__(self, log: SizeLog, node_of: Lookup, handler_of: Callable[[Any], Handler]) -> None:
+    def __init__(
+        self,
+        log: SizeLog,
+        node_of: Lookup,
+        handlers: Mapping[Any, Handler],
+        handler_of_others: Callable[[Any], Handler],
+    ) -> None:
         super().__init__()
         self.log = log
         self.node_of = node_of
-        self._handler_of = handler_of
+        self._handlers = handlers
+        self._handler_of_others = handler_of_others
 
     def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
-        return self._handler_of(func)(self, func, args, kwargs or {})
+        handler = self._handlers.get(func)
+        if handler is None:
+            return self._handler_of_others(func)(self, func, args, kwargs or {})
+        return handler(self, func, *(by_torchs_names(args, kwargs) if kwargs else (args, {})))
 
     def note(self, tensor: Any, dim: int | str, size: Any, prefix: bool = False) -> None:
         """Write down that ``size`` was given for dimension ``dim`` of ``tensor``."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_sizes
 from graphprune.tracing.size_tracking.reading import pickled
-from graphprune.tracing.size_tracking.table import handler_of
+from graphprune.tracing.size_tracking.table import HANDLERS, handler_of_others
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.global_state import changing_globals, patched
@@ -45,6 +45,6 @@ def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
         patched(math, **functions),
         patched(np, prod=product_of_sizes(np.prod)),
         patched(Tensor, __reduce_ex__=pickled(Tensor.__reduce_ex__)),
-        SizeWatcher(log, node_of, handler_of),
+        SizeWatcher(log, node_of, HANDLERS, handler_of_others),
     ):
         yield
