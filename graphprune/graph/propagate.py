@@ -123,7 +123,8 @@ def _fix_seeded_draws(labeling: Labeling) -> None:
 def _fix_read_values(labeling: Labeling, trace: Trace) -> None:
     """Tensors whose entries the program reads as numbers stay whole, and the buffers that these are worked out from."""
     for node, line in trace.sizes.values_read:
-        for tensor in {node, *_buffers_behind(node)} & labeling.values.keys():
+        known = {node, *_buffers_behind(node)} & labeling.values.keys()
+        for tensor in sorted(known, key=trace.node_index):
             labeling.labels.node_index = trace.node_index(tensor)
             labeling.labels.fix(all_arrays(labeling.values[tensor]), "its entries are read as numbers", line)
 
@@ -142,9 +143,9 @@ def _fix_rebuilt_tensors(labeling: Labeling, trace: Trace) -> None:
 def _fix_values_elsewhere(labeling: Labeling, trace: Trace) -> None:
     """Tensors that modules take in other threads stay whole."""
     for path, nodes in trace.elsewhere:
-        for node in nodes:
+        for node in filter(labeling.values.__contains__, nodes):  # not those of a training run that was dropped
             labeling.labels.node_index = trace.node_index(node)
-            held = all_arrays(labeling.values.get(node))
+            held = all_arrays(labeling.values[node])
             labeling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
 
 

@@ -256,7 +256,7 @@ class MaskedInterpreter(fx.Interpreter):
         self.kept: dict[fx.Node, Any] = dict.fromkeys(shortcuts.values())
         self.channels = masks.channels
         self.tensors = dict(named_tensors(self.channels.model))
-        super().__init__(nn.Module(), graph=self.channels.trace.evaluation())
+        super().__init__(nn.Module(), graph=self.channels.trace.evaluation)
 
     def run_node(self, n: fx.Node) -> Any:
         node = self.channels.trace.original(n)

@@ -157,7 +157,7 @@ class _Walk:
         """Methods of these names may run."""
         new = set(names) - self.used
         self.used |= new
-        for name in new & self.methods.keys():
+        for name in sorted(new & self.methods.keys()):
             self.waiting.near.extend(self.methods.pop(name))
 
     def add_class(self, kind: type) -> None:
@@ -248,10 +248,10 @@ def _led_to_by(function: FunctionType) -> Iterator[Any]:
     names = _names(function.__code__)
     yield from _found_in([value for value in read if isinstance(value, ModuleType)], names)
     texts = _texts(function.__code__)
-    loaded = (sys.modules.get(name) for name in (*names, *texts, *filter(_is_text, read)))
+    loaded = (sys.modules.get(name) for name in (*sorted(names), *sorted(texts), *filter(_is_text, read)))
     yield from _found_in(filter(None, loaded), names | texts)
     if "globals" in names:
-        yield from (function.__globals__[name] for name in texts if name in function.__globals__)
+        yield from (function.__globals__[name] for name in sorted(texts) if name in function.__globals__)
 
 
 def _is_text(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, is_mutable, written_arguments
 from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -97,7 +97,7 @@ class MetaExecution:
         on_meta = [t.is_meta for t in flat]
         if True not in on_meta:
             return self._run_real(func, args, kwargs, flat)
-        if not self._known.covers(func, flat):
+        if not self._known.covers(func, args, kwargs, flat):
             return self._run_on_meta(func, args, kwargs, all(on_meta), execution)
         real = self._known.run(func, args, kwargs)
         if not any(map(is_float, tensors_of(real))):
@@ -152,20 +152,25 @@ class KnownValues:
     def __init__(self) -> None:
         self._values: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def covers(self, func: Any, tensors: list[Tensor]) -> bool:
-        """Are all values known? If not, a tensor that ``func`` changes in place is not known any more.
+    def covers(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> bool:
+        """Are all values known? If not, or if it draws them, tensors that ``func`` writes to are not known any more.
 
-        Some of the tensors are on ``meta``.
+        Some of ``tensors``, those among the arguments, are on ``meta``.
         """
         if not self._values:
             return False
-        unknown = any(t.is_meta and id(t) not in self._values for t in tensors)
-        if unknown and tensors and id(tensors[0]) in self._values and func._schema.is_mutable:
-            self._forget(self._values[id(tensors[0])][1])
-        return not unknown and torch.Tag.nondeterministic_seeded not in func.tags
+        known = all(id(t) in self._values for t in tensors if t.is_meta)
+        covered = known and torch.Tag.nondeterministic_seeded not in func.tags
+        if not covered and is_mutable(func):
+            for written in written_arguments(func, args, kwargs):
+                self._forget(written)
+        return covered
 
-    def _forget(self, changed: Tensor) -> None:
-        storage = changed.untyped_storage().data_ptr()
+    def _forget(self, changed: Any) -> None:
+        """A tensor, and those that have the same memory, get values that are not known."""
+        if id(changed) not in self._values:
+            return
+        storage = self._values[id(changed)][1].untyped_storage().data_ptr()
         self._values = {k: v for k, v in self._values.items() if v[1].untyped_storage().data_ptr() != storage}
 
     def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, fx
 
 from graphprune.utils.operators import is_mutable, returns_view, written_arguments
+from graphprune.utils.storages import TensorState
 
 
 def written_bases(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -31,17 +31,10 @@ def written_outside(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list[Te
 
 @contextmanager
 def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Give tensors back what they hold now."""
-    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    """Give tensors back their memory and what they hold now."""
+    before = list(map(TensorState.of, tensors))
     try:
         yield
     finally:
-        restore_values(before)
-
-
-def restore_values(before: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Give tensors back what they held, but for those that were given other memory. (tensor, values)"""
-    with torch.no_grad():
-        for tensor, values in before:
-            if tensor.shape == values.shape:
-                tensor.detach().copy_(values)
+        for state in before:
+            state.put_back()

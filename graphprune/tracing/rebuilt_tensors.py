@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import FunctionType
-from typing import Any
 
 from torch import fx
 
@@ -93,8 +92,14 @@ def _owners(name: str) -> list[tuple[str, str]]:
 @once_for_each
 def _made_by(kind: type) -> frozenset[str]:
     """The cached properties of a class, and what ``forward`` or a method that it calls makes anew or once."""
-    cached = (name for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, cached_property))
-    return frozenset([*cached, *(name for f in methods_from("forward", kind) for name, _ in _made_in(f))])
+    made = (name for f in methods_from("forward", kind) for name, _ in _made_in(f))
+    return frozenset([*_cached_properties(kind), *made])
+
+
+def _cached_properties(kind: type) -> list[str]:
+    """The names that are cached properties of instances of a class, whatever they are in its bases."""
+    members = {name: value for base in reversed(kind.__mro__) for name, value in vars(base).items()}
+    return [name for name, value in members.items() if isinstance(value, cached_property)]
 
 
 @once_for_each
@@ -111,7 +116,7 @@ def _made_of_weights_by(kind: type) -> frozenset[str]:
     handed = _handed_inputs(functions)
     given = {path for name in handed for path in _made_of_inputs(functions[name])}
     drawn = {path for f in functions.values() for path, value, tree in _given_in(f) if _comes_of(value, tree, _draws)}
-    drawn |= {name for base in kind.__mro__ for name, value in vars(base).items() if _draws_when_asked(value)}
+    drawn.update(name for name in _cached_properties(kind) if _draws_when_asked(kind, name))
     return _made_by(kind) - given - drawn
 
 
@@ -146,17 +151,21 @@ def _draws(node: ast.AST) -> bool:
     return _is_of_draws(getattr(node, "attr", None) or getattr(node, "id", None) or "")
 
 
-def _draws_when_asked(value: Any) -> bool:
-    """Is it a cached property that draws random numbers?"""
-    function = value.func if isinstance(value, cached_property) else None
-    return isinstance(function, FunctionType) and any(map(_is_of_draws, function.__code__.co_names))
+def _draws_when_asked(kind: type, name: str) -> bool:
+    """Does a cached property, or a method that it calls, draw random numbers?"""
+    return any(_is_of_draws(used) for function in methods_from(name, kind) for used in function.__code__.co_names)
 
 
 def _is_of_draws(name: str) -> bool:
-    return name.startswith(_DRAWS)
+    return name.startswith("rand") or name.rstrip("_") in _DRAWS
 
 
-_DRAWS = ("rand", "normal", "uniform", "bernoulli", "multinomial", "exponential", "xavier", "kaiming", "orthogonal")
+_DRAWS = frozenset(
+    "normal log_normal standard_normal trunc_normal uniform bernoulli binomial multinomial exponential geometric "
+    "cauchy poisson gumbel_softmax sample rsample xavier_normal xavier_uniform kaiming_normal kaiming_uniform "
+    "orthogonal".split()
+)
+"""What draws random numbers, beside names such as ``randn`` and ``random``; in place, with a ``_`` at the end."""
 
 
 def _is_given(value: ast.AST, tree: ast.AST, function: FunctionType) -> bool:

@@ -21,7 +21,6 @@ from graphprune.tracing.blank_tensors import BlankTensors
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
-from graphprune.tracing.outside_tensors import restore_values
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.shallow_copies import shallow_copies
 from graphprune.tracing.size_tracking.caches import bypassed_caches
@@ -32,6 +31,7 @@ from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name, written_arguments
 from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.storages import TensorState
 from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -87,7 +87,7 @@ class Recorder(DispatchMode):
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
         self.parameters = frozenset([name for name, t in model_copy.tensors if is_parameter(t)])
         self.constants: dict[str, Tensor] = {}
-        self.overwritten: list[tuple[Tensor, Tensor]] = []
+        self.overwritten: list[TensorState] = []
         self.stack: list[str] = [""]
         self.scripts = 0
         self.calls: list[ModuleCall] = []
@@ -321,8 +321,8 @@ class Recorder(DispatchMode):
             self._blank.written(written)
         whole = written if not isinstance(written, Tensor) or written._base is None else written._base
         outside = any(whole is constant for constant in self.constants.values())
-        if outside and not whole.is_meta and all(whole is not tensor for tensor, _ in self.overwritten):
-            self.overwritten.append((whole, whole.detach().clone()))
+        if outside and not whole.is_meta and all(whole is not state.tensor for state in self.overwritten):
+            self.overwritten.append(TensorState.of(whole))
 
     def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
@@ -470,5 +470,6 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        restore_values(recorder.overwritten)
+        for state in recorder.overwritten:
+            state.put_back()
         recorder.overwritten.clear()

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
-from graphprune.utils.equality import same_values
 from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
 from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.storages import TensorState
 
 _TORCHS = frozenset(vars(nn.Module()))
 """Attributes of every module: tables of what it holds, of hooks, and its mode."""
@@ -43,11 +43,11 @@ class RunState:
 
     Attributes:
         restores: put back everything but the values of tensors.
-        tensors: buffers and other tensors that are no parameters, with their values, by identity.
+        tensors: buffers and other tensors that are no parameters, with their memory and values, by identity.
     """
 
     restores: list[Restore] = field(default_factory=list)
-    tensors: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    tensors: dict[int, TensorState] = field(default_factory=dict)
 
     def leave(self, tensors: Iterable[Tensor]) -> None:
         """These were given other values on purpose, and keep them."""
@@ -88,18 +88,14 @@ class RunState:
     def _note_tensor(self, tensor: Tensor) -> None:
         fixed = tensor.is_meta or tensor.is_inference() or is_parameter(tensor)
         if not fixed and tensor.layout is torch.strided:
-            self.tensors[id(tensor)] = tensor, tensor.detach().clone()
+            self.tensors[id(tensor)] = TensorState.of(tensor)
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Give modules back what they held."""
         for restore in reversed(self.restores):
             restore()
-        for tensor, value in self.tensors.values():
-            if tensor.shape != value.shape:
-                tensor.data = value
-            elif not same_values(tensor, value):
-                tensor.copy_(value)
+        for state in self.tensors.values():
+            state.put_back()
 
 
 @contextmanager

@@ -57,8 +57,8 @@ def nothing_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _classes(submodules: Modules) -> list[type]:
-    own = {type(m) for _, m in submodules}
-    kinds = {base for kind in own for base in kind.__mro__}
+    own = dict.fromkeys([type(m) for _, m in submodules])
+    kinds = dict.fromkeys(base for kind in own for base in kind.__mro__)
     return [kind for kind in kinds if not is_own(kind.__module__)]
 
 

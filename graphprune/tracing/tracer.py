@@ -99,6 +99,7 @@ class Trace:
         """The nodes that evaluation mode ran, in execution order."""
         return list(self.graph.nodes)[: self.evaluated]
 
+    @cached_property
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
         graph = fx.Graph()
@@ -114,12 +115,12 @@ class Trace:
         return Replay(self.evaluated_nodes, self.outputs[: self.results], self.constants)
 
     def original(self, node: fx.Node) -> fx.Node:
-        """The node of this trace that a node of :meth:`evaluation` copies."""
+        """The node of this trace that a node of :attr:`evaluation` copies."""
         return self._originals.get(node, node)
 
     def node_index(self, node: fx.Node) -> int:
-        """The number of a node in execution order."""
-        return self._node_indexes.setdefault(self.original(node), -1)
+        """The number of a node of the graph, or of :attr:`evaluation`, in execution order."""
+        return self._node_indexes[self.original(node)]
 
     def __post_init__(self) -> None:
         self._originals: dict[fx.Node, fx.Node] = {}

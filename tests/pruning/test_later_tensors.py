@@ -4,6 +4,7 @@ from functools import cached_property
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune
@@ -187,8 +188,52 @@ class Property(Scaled):
         return self.enter(x).relu() @ self.scaled.T
 
 
+class Normalized(Scaled):
+    """Keeps what a function gives that is named almost as one that draws random numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            self.weight = F.normalize(self.leave.weight.detach(), dim=0)
+        return self.enter(x).relu() @ self.weight.T
+
+
+class NormalizedProperty(Property):
+    """Keeps it in a property."""
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        return F.normalize(self.leave.weight.detach(), dim=0)
+
+
+class Drawn(Property):
+    """Keeps random numbers, which a method of its own draws."""
+
+    def drawn(self) -> Tensor:
+        return torch.empty_like(self.leave.weight.detach()).normal_()
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        return self.drawn()
+
+
+class NoLongerDrawn(Drawn):
+    """Has another property in the place of that one."""
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        return self.leave.weight.detach().tanh()
+
+
+class StillDrawn(Drawn):
+    """Goes on to that one."""
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        return super().scaled.abs()
+
+
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("kind", [Scaled, Folded, Property])
+@pytest.mark.parametrize("kind", [Scaled, Folded, Property, Normalized, NormalizedProperty, NoLongerDrawn])
 def test_what_forward_keeps_in_attributes_since_the_plan_is_made_anew(kind: type[nn.Module], inplace: bool) -> None:
     torch.manual_seed(0)
     x, model, other = torch.randn(3, 8), kind().eval(), kind().eval()
@@ -224,6 +269,14 @@ def test_what_forward_is_given_stays() -> None:
     for name in ("prompt", "deviation", "drawn"):
         assert torch.equal(getattr(slim, name), getattr(model, name))
     assert torch.equal(slim(2 * x), plan.apply(model)(2 * x))
+
+
+@pytest.mark.parametrize("kind", [Drawn, StillDrawn])
+def test_random_numbers_of_a_property_stay(kind: type[Property]) -> None:
+    model, x = kind().eval(), torch.randn(3, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    model(x)
+    assert torch.equal(plan.apply(model).scaled, model.scaled)  # type: ignore[arg-type]
 
 
 def test_a_tensor_that_no_forward_makes_stays() -> None:

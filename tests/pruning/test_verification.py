@@ -16,7 +16,7 @@ import graphprune
 from graphprune.api import ChannelGraph
 from graphprune.pruning.masked import run_masked_graph
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.verification import compare_slim, run_slim
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
@@ -61,6 +61,18 @@ def test_the_interpreter_is_the_model(name: str) -> None:
     (expected,) = tensors_of(run_slim(model, [MethodCall("forward", inputs)]))
     assert masked.inexact == ()
     torch.testing.assert_close(masked.outputs[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_verifications_of_one_analysis_leave_it_as_it_was() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(2, 8)
+    graph = graphprune.trace(model, x)
+    plan, shown, program = graph.plan(0.5), repr(graph.trace), graph.trace.evaluation
+    for _ in range(2):
+        assert compare_slim(graph, plan.apply(model), plan).passed
+    assert graph.trace.evaluation is program and repr(graph.trace) == shown
+    assert {graph.trace.original(node) for node in program.nodes} <= {*graph.trace.graph.nodes, *program.nodes}
+    with pytest.raises(KeyError):
+        graph.trace.node_index(torch.fx.Graph().placeholder("of_another_graph"))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -123,3 +124,53 @@ def test_caches_are_found_in_modules_as_these_come_change_and_go() -> None:
         with bypassed_caches([]):
             assert {name for name in before if vars(module)[name] is not before[name]} == set(names)
         assert vars(module) == before
+
+
+class ScalesByCached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.cached: Any = functools.lru_cache(maxsize=None)(self.scale)
+
+    def scale(self, heads: int) -> float:
+        return 1.0 / heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x)) * self.cached(3)
+
+
+class ReadsItself(ScalesByCached):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        return self.leave(y + 1 if float(y.detach().sum()) > 1e9 else y) * self.cached(3)
+
+
+def alive(kind: type) -> int:
+    gc.collect()
+    return sum(type(found) is kind for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("kind", [ScalesByCached, ReadsItself])
+def test_a_cached_function_of_a_model_keeps_no_traced_copy_alive(kind: type[ScalesByCached]) -> None:
+    model, x = kind().eval(), torch.randn(2, 8)
+    before = alive(kind)
+    for _ in range(2):
+        plan = graphprune.trace(model, x).plan(0.5)
+        slim = plan.apply(model)
+        assert graphprune.verify(model, slim, plan, x).passed
+        del plan, slim
+    assert alive(kind) == before
+
+
+def test_a_cached_function_that_a_file_has_no_more_keeps_no_model_alive() -> None:
+    model, x = ScalesByCached().eval(), torch.randn(2, 8)
+    module = ModuleType("has_a_model_for_a_while")
+    vars(module)["cached"] = model.cached
+    sys.modules[module.__name__] = module
+    graphprune.trace(model, x)
+    vars(module)["cached"] = split_shape
+    before = alive(ScalesByCached)
+    del model
+    graphprune.trace(nn.Linear(8, 4), x)
+    sys.modules.pop(module.__name__)
+    assert alive(ScalesByCached) == before - 1

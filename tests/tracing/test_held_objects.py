@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -169,3 +170,31 @@ def test_large_tables_hide_nothing_that_a_program_writes_to() -> None:
     graphprune.trace(model, x)
     assert not MADE
     model(x)
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "in place": lambda known, new: known.add_(new),
+    "to a part": lambda known, new: known[:, :4].copy_(new[:, :4]),
+    "to several": lambda known, new: torch._foreach_add_([torch.zeros(2, 16), known], [new, new]),
+    "as out": lambda known, new: torch.mul(new, new, out=known),
+    "as one of several": lambda known, new: torch.max(new, 1, out=(known[:, 0], torch.zeros(2, dtype=torch.long))),
+    "drawn": lambda known, new: known.normal_(),
+    "drawn as out": lambda known, new: torch.randn(2, 16, out=known),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_values_are_not_known_any_more_once_others_are_written_there(name: str) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave, self.other = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, known = self.enter(x), torch.zeros(2, 16)
+            WRITES[name](known, y.detach())
+            return self.other(y) if bool((known == 0).all()) else self.leave(y)
+
+    model, x = Writing().eval(), torch.randn(2, 8)
+    graph = graphprune.trace(model, x)
+    assert graph.trace.unreached == ("other.weight", "other.bias")

@@ -9,7 +9,7 @@ import weakref
 from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable
 from enum import Enum
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.tracing.may_write import may_write_to
+from graphprune.tracing.side_effects import _classes
 
 Table = Callable[[int, int], Tensor]
 LONGEST = 32
@@ -470,3 +472,19 @@ def test_tensors_outside_that_forward_writes_to_are_as_before() -> None:
     slim = plan.apply(model)
     assert graphprune.verify(model, slim, plan, x).passed
     assert all(map(torch.equal, outside, before))
+
+
+def test_what_is_followed_first_does_not_depend_on_addresses() -> None:
+    names = [f"method_{number:03}" for number in range(600)]
+    calls = "\n".join(f"        x = self.{name}(x)" for name in names)
+    methods = "\n".join(f"    def {name}(self, x): return x" for name in reversed(names))
+    program = f"class Long(nn.Module):\n    def forward(self, x):\n{calls}\n        return x\n{methods}"
+    found: dict[str, Any] = {"nn": nn, "__name__": "has_a_long_class"}
+    exec(program, found)
+    reached = [value.__name__ for value in may_write_to([found["Long"]], []) if isinstance(value, FunctionType)]
+    assert reached == ["forward", *names[: len(reached) - 1]] and len(reached) < 500
+
+
+def test_classes_are_followed_in_the_order_of_modules() -> None:
+    kinds = [type(f"Kind{number}", (nn.Module,), {"__module__": "has_kinds"}) for number in range(100)]
+    assert _classes([(str(number), kind()) for number, kind in enumerate(kinds)]) == kinds

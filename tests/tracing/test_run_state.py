@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import graphprune
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.random_state import random_state
 
 
@@ -196,3 +197,44 @@ def test_nothing_is_left_after_a_batch_that_fails() -> None:
     with pytest.raises(graphprune.errors.InputError):
         planned(model, importance="wanda", calibration=[X, torch.randn(2, 5)])
     assert kept_by(model) == before
+
+
+class Shares(nn.Module):
+    """Lets its tensors have the memory of a parameter when it runs."""
+
+    sums: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 16), nn.Linear(16, 4)
+        self.register_buffer("sums", torch.zeros(16))
+        self.shift = torch.zeros(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sums.data = self.shift.data = self.enter.bias.data
+        y: Tensor = self.leave(self.enter(x) + self.sums + self.shift)
+        return y
+
+
+def test_tensors_that_were_given_the_memory_of_others_leave_these_alone() -> None:
+    model = Shares().eval()
+    before, memory = model.enter.bias.detach().clone(), (model.sums.data_ptr(), model.shift.data_ptr())
+    with evaluating_unchanged(model):
+        model(torch.randn(2, 3))
+    assert torch.equal(model.enter.bias, before)
+    assert (model.sums.data_ptr(), model.shift.data_ptr()) == memory and not model.sums.any()
+
+
+def test_an_outside_tensor_gets_its_memory_back() -> None:
+    outside = torch.zeros(16)
+
+    class Outside(Shares):
+        def forward(self, x: Tensor) -> Tensor:
+            outside.add_(1)
+            outside.data = self.enter.bias.data
+            return self.leave(self.enter(x))
+
+    model, x, memory = Outside().eval(), torch.randn(2, 3), outside.data_ptr()
+    before = model.enter.bias.detach().clone()
+    graphprune.trace(model, x)
+    assert outside.data_ptr() == memory and not outside.any() and torch.equal(model.enter.bias, before)

@@ -40,3 +40,22 @@ def test_layers_in_other_threads_are_named() -> None:
     slim = plan.apply(model)
     assert slim.next.out_features == 10
     assert graphprune.verify(model, slim, plan, X).passed
+
+
+class TrainedPool(Pool):
+    """Looks at values; in training another thread takes what is made only then, and then training fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.sum()) > -1e9 and self.training:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(self.middle[0], self.first(x).relu()).result()
+            raise RuntimeError("no data")
+        return self.last(self.next(self.first(x)))
+
+
+def test_what_a_failed_training_run_hands_to_other_threads_is_forgotten() -> None:
+    model = TrainedPool().eval()
+    graph = graphprune.trace(model, X)
+    handed = [node for _, nodes in graph.trace.elsewhere for node in nodes]
+    assert handed and not graph.labeling.values.keys() & handed
+    assert {str(axis) for group in graph.groups for axis in group.axes} >= {"first.weight[0]", "next.weight[0]"}
