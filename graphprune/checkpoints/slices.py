@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import slim_tensor
-from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.modules import named_modules, parameter_as, tables
 
 
 def storage_address(tensor: Tensor) -> int:
@@ -40,7 +40,7 @@ class Slices:
         own = {n: t for n, t in tables(slim).unique() if isinstance(t, nn.Parameter) and t.is_meta}
         self._held = {name: torch.zeros((), dtype=t.dtype, device="cpu") for name, t in own.items()}
         self._names = {storage_address(one): name for name, one in self._held.items()}
-        new = {id(t): _like(t, self._held[name].expand(t.shape)) for name, t in own.items()}
+        new = {id(t): parameter_as(t, self._held[name].expand(t.shape)) for name, t in own.items()}
         replace_parameters(slim, lambda old: new.get(id(old), old))
 
     def values(self, tensor: Tensor) -> Iterator[Tensor]:
@@ -59,10 +59,6 @@ class Slices:
             part = slice(start, start + count)
             few = dense[part] if rows is None else slim_tensor(dense, {0: rows[part]})
             yield (slim_tensor(few, kept) if kept else few).to(tensor.dtype)
-
-
-def _like(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values, parameter.requires_grad)
 
 
 def replace_parameters(model: nn.Module, new: Any) -> None:
@@ -84,6 +80,6 @@ def map_parameters(model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
 
     def new(old: nn.Parameter) -> nn.Parameter:
         place = storage_address(old)
-        return made.setdefault(place, _like(old, tensors[place])) if place in tensors else old
+        return made.setdefault(place, parameter_as(old, tensors[place])) if place in tensors else old
 
     replace_parameters(model, new)

@@ -16,7 +16,7 @@ from graphprune.tracing.built_empty import build_empty
 from graphprune.tracing.configured import config_of
 from graphprune.utils.checks import found_value, shown
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import Tables, tables
+from graphprune.utils.modules import Tables, copied_as, tables
 from graphprune.utils.tensor_files import TensorFiles
 
 GivenWeights = str | os.PathLike[str] | Mapping[str, Tensor]
@@ -189,8 +189,7 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         if tensor.is_meta:
             source = unsaved if name in unsaved else weights
             found = given_tensor(_source(name, tensor, own, source), tensor, source)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            tensors[id(tensor)] = nn.Parameter(found, tensor.requires_grad) if is_parameter else found
+            tensors[id(tensor)] = copied_as(tensor, found)
     return copy_module(model, tensors)
 
 

@@ -11,7 +11,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, MergedEntries, slim_tensor
 from graphprune.tracing.meta import is_float
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import all_tensors, named_tensors
+from graphprune.utils.modules import all_tensors, copied_as, named_tensors
 
 
 def with_means(model: nn.Module, plan: Plan) -> nn.Module:
@@ -32,7 +32,7 @@ def _spread(tensor: Tensor, kept: KeptEntries, merged: MergedEntries) -> Tensor:
         mean = slim_tensor(whole, {dim: kept[dim]}, {dim: others}).detach()
         for index in (kept[dim], *others):
             whole.index_copy_(dim, torch.from_numpy(np.ascontiguousarray(index)).to(whole.device), mean)
-    return nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
+    return copied_as(tensor, whole)
 
 
 def mixing(plan: Plan, name: str) -> Tensor:

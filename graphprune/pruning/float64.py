@@ -20,7 +20,7 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.held import tensors_in_objects
-from graphprune.utils.modules import all_tensors, tables
+from graphprune.utils.modules import all_tensors, copied_as, tables
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.switches import set_evaluation
@@ -57,13 +57,8 @@ def wide_module(model: nn.Module) -> nn.Module:
     own, modules = {id(t) for t in all_tensors(model)}, {id(module) for module in model.modules()}
     found = (t for _, owner in tables(model).holders for t in tensors_in_objects(vars(owner), modules))
     held = [t for t in found if id(t) not in own]
-    wide = {id(tensor): _wide_like(tensor) for tensor in (*all_tensors(model), *held)}
+    wide = {id(tensor): copied_as(tensor, widened_tensor(tensor)) for tensor in (*all_tensors(model), *held)}
     return set_evaluation(copy_module(model, wide, everything=bool(held)))
-
-
-def _wide_like(tensor: Tensor) -> Tensor:
-    copy = widened_tensor(tensor)
-    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
 
 
 def reads_default_type(graph: fx.Graph) -> bool:

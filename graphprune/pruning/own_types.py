@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphprune.errors import PlanError
 from graphprune.tracing.inputs import MethodCall
@@ -18,7 +18,7 @@ from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals
-from graphprune.utils.modules import all_tensors
+from graphprune.utils.modules import all_tensors, copied_as
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.switches import set_evaluation
 
@@ -70,12 +70,7 @@ def _fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
 @torch.no_grad()
 @eagerly()
 def _run(model: nn.Module, calls: Sequence[MethodCall]) -> None:
-    copy = set_evaluation(copy_module(model, {id(tensor): _copied(tensor) for tensor in all_tensors(model)}))
+    copy = set_evaluation(copy_module(model, {id(t): copied_as(t, t.detach().clone()) for t in all_tensors(model)}))
     with changing_globals(), random_numbers_kept(), nothing_kept(copy):
         for call in calls:
             call.mapped(torch.clone).run(copy)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy

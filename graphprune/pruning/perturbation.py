@@ -16,7 +16,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.meta import is_float
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import all_tensors, named_tensors, within
+from graphprune.utils.modules import all_tensors, copied_as, named_tensors, within
 
 Noise = Mapping[str, Tensor]
 """By the name of a parameter, what is added to it."""
@@ -59,7 +59,7 @@ def with_noise(model: nn.Module, noise: Noise) -> nn.Module:
     for name, tensor in named_tensors(model):
         if name in noise:
             value = (_wide(tensor) + _wide(noise[name]).to(tensor.device)).to(tensor.dtype)
-            tensors[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad)
+            tensors[id(tensor)] = copied_as(tensor, value)
     return copy_module(model, tensors)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphprune.errors import LoadError, PlanError
 from graphprune.pruning.plan import Plan, plans_of, replay
 from graphprune.pruning.rewrite import reshape_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import all_tensors
+from graphprune.utils.modules import all_tensors, copied_as
 
 
 def remaining_plans(model: nn.Module, saved: Sequence[Plan], what: str, earlier: int = 0) -> tuple[Plan, ...]:
@@ -73,7 +73,7 @@ def replayed_without_data(
     Raises:
         LoadError: they are not for this model, or do not follow from each other.
     """
-    copy = copy_module(model, {id(t): _without_data(t) for t in all_tensors(model)})
+    copy = copy_module(model, {id(t): copied_as(t, torch.empty_like(t, device="meta")) for t in all_tensors(model)})
     for number, plan in enumerate(plans, before):
         if reshaping and number:
             reshape_tensors(copy, plan.shapes)
@@ -104,8 +104,3 @@ def _changed_between(number: int, error: PlanError, what: str) -> LoadError:
         needed=f"the model as it was before its last pruning, with {error.needed}",
         do="pass that: the model that was pruned before (loaded, or made by its plans), with the change made again",
     )
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

@@ -23,7 +23,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.exchange import exchange_tensors
-from graphprune.utils.modules import Modules, Tables, copy_marks, is_parameter, tables
+from graphprune.utils.modules import Modules, Tables, copied_as, copy_marks, is_parameter, parameter_as, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -60,7 +60,7 @@ def slim_tensor(
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
     if type(tensor) is not Tensor and is_parameter(tensor):
-        return _parameter_as(tensor, small)
+        return parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 
 
@@ -135,18 +135,6 @@ def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
     return made.copy_(small)
 
 
-def _parameter_as(tensor: nn.Parameter, small: Tensor) -> nn.Parameter:
-    """A parameter of the same class, with the marks that programs put on parameters (no decay, a learning rate)."""
-    made: nn.Parameter
-    if type(tensor) is nn.Parameter or not issubclass(type(tensor), nn.Parameter):
-        made = nn.Parameter(small, requires_grad=tensor.requires_grad)
-    else:
-        made = Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
-    if tensor.__dict__:
-        copy_marks(tensor, made)
-    return made
-
-
 def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:
     """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
     if not is_float(tensor):
@@ -155,7 +143,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
     if not tensor.is_contiguous():
         return _empty_as(tensor, shape)
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")  # at once: this is called for every tensor
-    return _parameter_as(tensor, small) if is_parameter(tensor) else small
+    return copied_as(tensor, small)
 
 
 @gc_paused()
@@ -254,7 +242,7 @@ def reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
 def _empty_as(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """A shape on ``meta``, laid out as a tensor is."""
     made = _laid_out_as(tensor, torch.empty(shape, dtype=tensor.dtype, device="meta"))
-    return _parameter_as(tensor, made) if is_parameter(tensor) else made
+    return copied_as(tensor, made)
 
 
 def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.rotation.streams import Stream
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import all_tensors, named_tensors
+from graphprune.utils.modules import all_tensors, copied_as, named_tensors
 
 Turns = Sequence[tuple[Stream, Tensor]]
 """Streams, each with the orthogonal matrix that its channels are multiplied with. [width, width]"""
@@ -50,8 +50,7 @@ def with_tensors(model: nn.Module, new: Mapping[str, Tensor]) -> nn.Module:
     for tensor in all_tensors(model):
         name = names.get(id(tensor), "")
         value = new[name].to(tensor) if name in new else tensor.detach().clone()
-        kept = isinstance(tensor, nn.Parameter)
-        tensors[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if kept else value
+        tensors[id(tensor)] = copied_as(tensor, value)
     return copy_module(model, tensors)
 
 

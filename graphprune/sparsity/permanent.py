@@ -9,7 +9,7 @@ from torch.nn.utils import prune
 from graphprune.sparsity.attention import release_attention
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, parameter_as
 from graphprune.utils.prune_masks import ORIGINAL, parameters_in_order, prune_masks
 
 
@@ -66,7 +66,7 @@ def _untie(model: nn.Module) -> None:
         for module, name, mask in tied:
             old = module._parameters[name]
             if mask is not None and old is not None:
-                module._parameters[name] = nn.Parameter(old.detach().clone(), old.requires_grad)
+                module._parameters[name] = parameter_as(old, old.detach().clone())
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from graphprune.errors import LoadError
 from graphprune.tracing.configured import uninitialized
 from graphprune.utils.global_state import changing_globals
-from graphprune.utils.modules import tables
+from graphprune.utils.modules import parameter_as, tables
 from graphprune.utils.random_state import random_numbers_kept
 
 
@@ -57,7 +57,7 @@ def _to_meta(parameter: Any) -> nn.Parameter | None:
     """A parameter without memory in the place of one that is given to a module."""
     if parameter is None or parameter.is_meta:
         return None
-    return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    return parameter_as(parameter, parameter.detach().to("meta"))
 
 
 @contextmanager

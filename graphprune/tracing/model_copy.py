@@ -21,7 +21,7 @@ from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.torch_attention import is_torchs_attention
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_with_tables
-from graphprune.utils.modules import Modules, is_parameter, tables
+from graphprune.utils.modules import Modules, is_parameter, parameter_as, tables
 from graphprune.utils.switches import switches_by_flags
 
 TORCH_NN_SIZES = frozenset(
@@ -106,7 +106,7 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
         copied = tensor.detach().clone()
     if type(tensor) is torch.Tensor or not is_parameter(tensor):
         return copied
-    return nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return parameter_as(tensor, copied)
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:

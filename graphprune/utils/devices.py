@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.utils.checks import found_value
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import Tables, tables
+from graphprune.utils.modules import Tables, copied_as, tables
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Types of devices without float64, in which sums over batches and parameters are kept."""
@@ -65,7 +65,7 @@ def with_float64(model: nn.Module, own: Tables | None = None) -> nn.Module:
     tensors = (tables(model) if own is None else own).everything()
     if WITHOUT_FLOAT64.isdisjoint([t.device.type for t in tensors.values()]):
         return model
-    return copy_module(model, {key: _copy(t) for key, t in tensors.items()})
+    return copy_module(model, {key: copied_as(t, t.detach().to("cpu", copy=True)) for key, t in tensors.items()})
 
 
 @contextmanager
@@ -82,8 +82,3 @@ def changing_with_float64(model: nn.Module) -> Iterator[nn.Module]:
 def as_tensor(value: Tensor | float) -> Tensor:
     """A sum that is still the number that it began with as a tensor on the CPU, whatever the default device is."""
     return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    value = tensor.detach().to("cpu", copy=True)
-    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value

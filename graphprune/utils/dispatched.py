@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import Modules, named_modules, tables
+from graphprune.utils.modules import Modules, copied_as, named_modules, tables
 
 
 def resident(model: nn.Module, inplace: bool = False, modules: Modules | None = None) -> nn.Module:
@@ -81,7 +81,7 @@ def _offloaded(modules: Modules, hooks: Mapping[str, Any]) -> Iterator[tuple[int
             if hook.offload:
                 for name, tensor in _own_tensors(module, hook.place_submodules):
                     if tensor.is_meta:
-                        yield id(tensor), _like(tensor, _value(hook.weights_map, name))
+                        yield id(tensor), copied_as(tensor, _value(hook.weights_map, name).detach())
 
 
 def _parts(hook: Any) -> Iterator[Any]:
@@ -92,11 +92,6 @@ def _parts(hook: Any) -> Iterator[Any]:
 def _own_tensors(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(recurse=recurse, remove_duplicate=False)
     yield from module.named_buffers(recurse=recurse, remove_duplicate=False)
-
-
-def _like(tensor: Tensor, value: Tensor) -> Tensor:
-    value = value.detach()
-    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
 def _value(weights: Any, name: str) -> Tensor:

@@ -213,6 +213,23 @@ def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
     return bool(getattr(tensor, "_is_param", False)) if kind is Tensor else isinstance(tensor, nn.Parameter)
 
 
+def parameter_as(tensor: nn.Parameter, value: Tensor) -> nn.Parameter:
+    """A parameter of the same class, with the marks that programs put on parameters (no decay, a learning rate)."""
+    made: nn.Parameter
+    if issubclass(type(tensor), nn.Parameter) and type(value) is Tensor:
+        made = Tensor._make_subclass(type(tensor), value, tensor.requires_grad)
+    else:
+        made = nn.Parameter(value, requires_grad=tensor.requires_grad)
+    if tensor.__dict__:
+        copy_marks(tensor, made)
+    return made
+
+
+def copied_as(tensor: Tensor, value: Tensor) -> Tensor:
+    """``value`` as what it is a copy of is: a parameter, of the same class and with its marks, or none."""
+    return parameter_as(tensor, value) if is_parameter(tensor) else value
+
+
 def copy_marks(tensor: Tensor, made: Tensor, copied: Callable[[Tensor], Tensor] | None = None) -> None:
     """Give a copy of a parameter what programs note on it (no decay, a learning rate, the values it began with).
 
