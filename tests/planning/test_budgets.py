@@ -1,6 +1,7 @@
 """Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.cost import CostModel
+from graphprune.planning import allocate
 from graphprune.planning.objectives import parse_budgets
+from graphprune.planning.search import Problem, search
 from graphprune.pruning.plan import Plan
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
@@ -132,6 +135,40 @@ def test_budgets_are_met_and_used_up(graph: graphprune.ChannelGraph, kind: str, 
     plan = graph.plan(**{kind: share})
     spent = getattr(graph.cost(plan), kind) / getattr(graph.cost(), kind)
     assert share * 0.985 <= spent <= share
+
+
+def coarse() -> graphprune.ChannelGraph:
+    """A model whose grouped convolution loses a third of its channels at once."""
+    torch.manual_seed(0)
+    first, pointwise = nn.Conv2d(3, 8, 3, padding=1), [nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)]
+    grouped = nn.Conv2d(12, 12, 3, groups=3, padding=1)
+    layers = [first, nn.ReLU(), pointwise[0], nn.ReLU(), grouped, nn.ReLU(), pointwise[1], nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    return graphprune.trace(nn.Sequential(*layers, *head).eval(), torch.randn(1, 3, 8, 8))
+
+
+def test_a_larger_budget_hardly_loses_more_where_steps_are_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the grouped convolution was kept for all but one channel of the other layers."""
+    lost = []
+
+    def noted(problem: Problem, *args: Any) -> Any:
+        passed = search(problem, *args)
+        lost.append(problem.state.lost(passed))
+        return passed
+
+    monkeypatch.setattr(allocate, "search", noted)
+    graph = coarse()
+    for share in np.arange(0.25, 0.96, 0.05):
+        assert graph.cost(graph.plan(macs=float(share))).macs <= share * graph.cost().macs
+    assert all(after <= 1.1 * before for before, after in pairwise(lost))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.7, 0.8])
+def test_uniform_stays_uniform_where_steps_are_coarse(share: float) -> None:
+    """One fraction lies within a step of what goes of each group: 5/8, 0/3 and 5/8 went."""
+    plan = coarse().plan(macs=share, allocation="uniform")
+    gone = [(1 - choice.kept / choice.units, 1 / choice.units) for choice in plan.choices if choice.units in (3, 8)]
+    assert max(share - step for share, step in gone) <= min(share + step for share, step in gone) - 1 / 8
 
 
 def test_all_budgets_are_met_at_once(graph: graphprune.ChannelGraph) -> None:
