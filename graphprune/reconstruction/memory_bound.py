@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Integral
 from pathlib import Path
 
@@ -36,14 +37,15 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
     if isinstance(spec, Integral) and not isinstance(spec, bool) and spec > 0:
         return int(spec)
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", spec) if isinstance(spec, str) else None
-    if found is None or found[2] not in BYTES or int(float(found[1]) * BYTES[found[2]]) < 1:
+    size = int(Fraction(found[1]) * int(BYTES[found[2]])) if found and found[2] in BYTES else 0
+    if size < 1:
         raise InputError(
             f"memory: must be a number of bytes, such as '4GB' or 4_000_000_000, but is {shown(spec)}",
             found=shown(spec),
             needed="a number of bytes, or one with a unit such as MB, GB or GiB",
             do="pass memory='4GB', say",
         )
-    return int(float(found[1]) * BYTES[found[2]])
+    return size
 
 
 def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
@@ -59,8 +61,20 @@ def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
 
 def in_units(size: float) -> str:
     """Bytes as people read them: ``"4.1 GB"``."""
-    unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)
+    unit, factor = _unit(size)
     return f"{size / factor:.3g} {unit}"
+
+
+def rounded_up(size: int) -> str:
+    """Bytes as people read them, and so many or more as :func:`parse_memory` reads them."""
+    unit, factor = _unit(size)
+    step = max(10 ** (len(str(size)) - 3), 1)
+    return f"{-(-size // step) * step / factor:.6g} {unit}"
+
+
+def _unit(size: float) -> tuple[str, float]:
+    """The largest unit of which there is one at least, and its bytes."""
+    return next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)
 
 
 class MemoryBound:
