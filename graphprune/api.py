@@ -251,7 +251,7 @@ class ChannelGraph(Printed, Analysis):
             PlanError: these channels cannot go, or not without others: the message says what else.
 
         Warns:
-            NothingRemovedWarning: the masks leave something of every channel.
+            NothingRemovedWarning: the masks leave something of every channel, or what they leave nothing of is frozen.
             ChannelsKeptWarning: some channels are masked in some weights, and not in others, and stay.
         """
         check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
