@@ -309,6 +309,10 @@ class ChannelGraph(Printed, Analysis):
 
         Returns:
             A table that prints, can be drawn (:func:`graphprune.plot_sensitivity`) and given to ``plan(allocation=)``.
+
+        Warns:
+            UnmeasuredGroupsWarning: all ratios are less than one unit of some groups; ``plan(allocation=)`` takes from
+                these last.
         """
         return measure_sensitivity(self, evaluate, ratios, options)
 

@@ -450,11 +450,25 @@ def test_groups_without_a_measured_loss_come_last() -> None:
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
     graph = graphprune.trace(model, torch.randn(2, 6))
     curve = ((0.5, 0.6), (0.75, 0.9))
-    plan = kept(graph.plan(macs=0.6, allocation=graphprune.Sensitivity(0.5, (0.5, 0.75), {"0": curve})))
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="no loss of '2', so that others are pruned first"):
+        plan = kept(graph.plan(macs=0.6, allocation=graphprune.Sensitivity(0.5, (0.5, 0.75), {"0": curve})))
     assert plan["0"] < 10 and plan["2"] > 9
     other = graphprune.Sensitivity(0.5, (0.5, 0.75), {"conv": curve})
     with pytest.raises(InputError, match=r"nothing can be removed of the groups .*'conv'"):
         graph.plan(macs=0.6, allocation=other)
+
+
+def test_groups_of_which_ratios_are_less_than_one_unit_are_said() -> None:
+    """They were left out without a word; the last layer is frozen whatever the ratio, and is no news."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 6))
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="1 of the groups .*\n  0 keeps all of its 8 units"):
+        assert list(graph.sensitivity(lambda m: 0.0, ratios=(0.05, 0.1)).losses) == ["2"]
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="2 of the groups"):
+        none = graph.sensitivity(lambda m: 0.0, ratios=(0.05,))
+    with pytest.raises(InputError, match="the Sensitivity measured no group") as raised:
+        graph.plan(macs=0.5, allocation=none)
+    assert "ratios= of one unit or more" in str(raised.value.do)
 
 
 def test_sensitivity_is_that_of_evaluation_and_changes_nothing() -> None:
