@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from numbers import Integral
 from typing import Protocol
 
@@ -43,6 +45,11 @@ class Budget:
         """An amount of this kind as people read it."""
         return BUDGET_KINDS[self.kind].shown(value) if self.kind in BUDGET_KINDS else f"{value:,.0f}"
 
+    def shown_as_limit(self, value: float) -> str:
+        """An amount of this kind as people read it, rounded up: as a limit it allows the amount itself."""
+        steps = 1 if self.kind not in BUDGET_KINDS or BUDGET_KINDS[self.kind].count is not None else 1e5
+        return self.shown(ceil(value * steps) / steps)
+
 
 def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]) -> list[Budget]:
     """The budgets as numbers.
@@ -60,7 +67,7 @@ def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]
 def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
     if isinstance(spec, str):
         return _with_unit(kind, spec)
-    if not is_number(spec) or not spec > 0:
+    if not is_number(spec) or not 0 < spec <= sys.float_info.max:
         raise InputError(
             f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
             found=found_value(spec),
@@ -68,7 +75,7 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
             do=f"pass {kind}=0.5 for half of what it costs now",
         )
     if not isinstance(spec, Integral) and spec <= 1:
-        return float(spec) * dense(kind)
+        return float(spec) * _cost(kind, spec, dense)
     if "" not in BUDGET_KINDS[kind].units:
         units = list(BUDGET_KINDS[kind].units)[:2]
         written = ", ".join(f"{spec}{unit}" for unit in units)
@@ -81,11 +88,29 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
     return float(spec)
 
 
+def _cost(kind: str, share: float, dense: Callable[[str], float]) -> float:
+    """What the model costs now, of which there is a share."""
+    cost = dense(kind)
+    if not cost:
+        raise InputError(
+            f"{kind}: {share!r} is a fraction of what the model costs now, which is 0 {kind}",
+            found=f"{kind}={share!r}, and a model that costs 0 {kind}",
+            needed="a model that costs some",
+            do=f"leave out {kind}=, or correct the function that counts it if it is one of yours",
+        )
+    return cost
+
+
 def _with_unit(kind: str, spec: str) -> float:
     units = BUDGET_KINDS[kind].units
     found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
     least = 0 if found and found[2] else 1  # without a unit "0.5" would be half of a multiply-add
-    if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= least:
+    if (
+        found is None
+        or found[2] not in units
+        or found[1].count(".") > 1
+        or not least < float(found[1]) <= sys.float_info.max
+    ):
         raise InputError(
             f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
             found=found_value(spec),

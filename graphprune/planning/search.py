@@ -94,13 +94,19 @@ def search(problem: Problem, priority_at: PriorityAt, known: Known | None = None
         least, living = last.lost, problem.living(last.order.after(last.count))
         best = last if best is None or last.lost < best.lost else best
         del last  # its order is as large as all prices
-        weights = weights * np.square(problem.costs(living) / problem.budgets)
+        weights = _tightened(weights, problem.costs(living) / problem.budgets)
         for price, other in zip(prices, problem.price(living.alive, weights / weights.sum()), strict=True):
             price += other
             price /= 2
     if best is None:
         return None
     return _used_up(problem, best, problem.state.lost if known else best.order.unevenness)
+
+
+def _tightened(weights: Scores, spent: Scores) -> Scores:
+    """Weights of budgets, larger for those of which more is spent; the same where next to nothing is."""
+    found: Scores = weights * np.square(spent)
+    return found if found.any() else weights
 
 
 @dataclass(frozen=True, eq=False)

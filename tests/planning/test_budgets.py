@@ -1,5 +1,8 @@
 """Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
 
+import inspect
+import math
+import textwrap
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +15,11 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import InputError, PlanError
+from graphprune.graph import budget_kinds
+from graphprune.graph.budget_kinds import BUDGET_KINDS, BudgetKind, Counted
 from graphprune.graph.cost import CostModel
 from graphprune.planning import allocate
-from graphprune.planning.objectives import parse_budgets
+from graphprune.planning.objectives import Budget, parse_budgets
 from graphprune.planning.search import Problem, search
 from graphprune.pruning.plan import Plan
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
@@ -201,6 +206,62 @@ def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelG
     assert resnet.cost(resnet.plan(macs=int(least) + 1)).macs <= least + 1
 
 
+@pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("max_ratio", [0.3, 0.5, 0.6, 0.7])
+def test_the_budgets_that_are_advised_are_within_reach(kind: str, max_ratio: float) -> None:
+    """They were rounded to the nearest, so that half of them were not."""
+    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 3))
+    graph = graphprune.trace(net, torch.randn(1, 6))
+    with pytest.raises(PlanError) as raised:
+        graph.plan(**{kind: 0.001}, max_ratio=max_ratio)
+    amount, fraction = raised.value.needed.split(f" or more, {kind}=")
+    for advised in (int(amount.replace(",", "")), float(fraction)):
+        assert graph.plan(**{kind: advised}, max_ratio=max_ratio).kept
+
+
+def test_a_time_that_is_advised_is_rounded_up() -> None:
+    assert Budget("latency", 1.0, "").shown_as_limit(0.0012311) == "1.24 ms"
+    assert Budget("macs", 1.0, "").shown_as_limit(1234.0) == "1,234"
+
+
+@pytest.mark.parametrize("given", [{"max_ratio": 1.0}, {"overrides": {"*": graphprune.Override(frozen=True)}}])
+def test_a_larger_max_ratio_is_advised_only_where_it_helps(given: dict[str, Any]) -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    with pytest.raises(PlanError, match="free what is frozen") as raised:
+        graphprune.trace(net, torch.randn(1, 8)).plan(macs=0.001, **given)
+    assert "max_ratio" not in str(raised.value.do)
+
+
+@pytest.fixture
+def counted_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = BudgetKind("nothing", "nothing", {"": 1.0}, "10", lambda counted: [])
+    monkeypatch.setitem(BUDGET_KINDS, "nothing", kind)
+
+
+@pytest.mark.usefixtures("counted_as_nothing")
+def test_budgets_on_what_a_model_has_none_of() -> None:
+    """There is no fraction of it, and any amount is met; numpy warned of 0 / 0."""
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    graph = graphprune.trace(net, torch.randn(1, 8))
+    with pytest.raises(InputError, match="is a fraction of what the model costs now, which is 0 nothing"):
+        graph.plan(budgets={"nothing": 0.5})
+    with pytest.warns(graphprune.NothingRemovedWarning) as caught:
+        plans = [graph.plan(budgets={"nothing": 5}), graph.plan(params=10**200)]
+    assert not any(choice.removed for plan in plans for choice in plan.choices)
+    assert {one.category for one in caught} == {graphprune.NothingRemovedWarning}
+
+
+def test_the_example_of_a_budget_kind_counts_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted parameters and views as well."""
+    monkeypatch.setattr(budget_kinds, "BUDGET_KINDS", kinds := dict(BUDGET_KINDS))
+    lines = inspect.getdoc(graphprune.budget_kind).split("::\n\n")[1].split("\n\nRaises:")[0]  # type: ignore[union-attr]
+    exec(textwrap.dedent(lines), {"graphprune": graphprune})
+    net = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Unflatten(1, (5, 10)), nn.Flatten(), nn.Linear(50, 10))
+    nodes = graphprune.trace(net, torch.randn(1, 100)).nodes_without(())
+    products = kinds["activations"].products(Counted(nodes, []))
+    assert sum(math.prod(node.meta["shape"][dim] for node, dim in factors) for _, factors in products) == 50 + 50 + 10
+
+
 @pytest.mark.parametrize(
     "given",
     [{"mlp": 0.25}, {"overrides": {"*": graphprune.Override(ratio=0.25)}}, {"max_ratio": 0.01}],
@@ -245,7 +306,11 @@ def test_multiples_that_hold_groups_are_said() -> None:
             {"ratio": 0.5, "importnace": "l1"},
             "importnace: is no argument of a plan, which are .*; did you mean importance",
         ),
-        ({"heads": 1.5}, "heads: must be a fraction"),
+        ({"params": float("inf")}, "params: must be a fraction"),
+        ({"params": "1e999"}, "params: must be a fraction"),
+        ({"params": 10**400}, "params: must be a fraction"),
+        ({"heads": 1.5}, "heads: must be a fraction of attention heads to remove"),
+        ({"depth": 1.0}, "depth: must be a fraction of residual blocks to leave out"),
         ({"heads": 0.5, "head_width": 0.5}, "head_width: given together with heads"),
         ({"ratio": 0.5, "overrides": {"nothing*": graphprune.Override()}}, r"overrides: 'nothing\*' matches no group"),
         ({"ratio": 0.5, "overrides": {"conv1": 0.3}}, "overrides: 'conv1' maps to a float"),
