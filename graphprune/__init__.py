@@ -20,7 +20,8 @@ _PLACES = {
         "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
         "GraphpruneError InputError LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError "
         "RestartedStateWarning RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError "
-        "UnfinishedScheduleWarning UnreachedWarning UnsavedValuesWarning UnsharedBatchesWarning VerificationError"
+        "UnfinishedScheduleWarning UnmeasuredGroupsWarning UnreachedWarning UnsavedValuesWarning "
+        "UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

@@ -252,7 +252,7 @@ class ChannelGraph(Printed, Analysis):
             PlanError: these channels cannot go, or not without others: the message says what else.
 
         Warns:
-            NothingRemovedWarning: the masks leave something of every channel.
+            NothingRemovedWarning: the masks leave something of every channel, or what they leave nothing of is frozen.
             ChannelsKeptWarning: some channels are masked in some weights, and not in others, and stay.
         """
         check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
@@ -310,6 +310,10 @@ class ChannelGraph(Printed, Analysis):
 
         Returns:
             A table that prints, can be drawn (:func:`graphprune.plot_sensitivity`) and given to ``plan(allocation=)``.
+
+        Warns:
+            UnmeasuredGroupsWarning: all ratios are less than one unit of some groups; ``plan(allocation=)`` takes from
+                these last.
         """
         return measure_sensitivity(self, evaluate, ratios, options)
 

@@ -200,6 +200,10 @@ class ChannelsKeptWarning(UserWarning):
     """Channels are zero, or masked in some weights, and stay; the message says which and why."""
 
 
+class UnmeasuredGroupsWarning(UserWarning):
+    """A sensitivity has no loss of some groups, so that these are pruned last; the message names them."""
+
+
 class DamagedTableWarning(UserWarning):
     """The file of measured kernels is damaged, or cannot be written; they are measured again."""
 

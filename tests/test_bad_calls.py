@@ -159,7 +159,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "below zero": (lambda: graphprune.measure(NET, X, warmup=-1), "do:     pass warmup=0 or more"),
     "NaN among the weights": (
         lambda: graphprune.prune_model(nn.Sequential(*with_nan()), 0.5, torch.randn(2, 4)),
-        "do:     look for NaN in the weights of '0'",
+        "do:     look for NaN and for values too large to be squared in the weights of '0'",
     ),
 }
 

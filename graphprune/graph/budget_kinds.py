@@ -33,8 +33,10 @@ class Counted:
     """What there is to count.
 
     Attributes:
-        nodes: the calls that evaluation makes, in order; ``node.target`` is the operator, ``node.meta["shape"]`` the
-            shape of what it returned. Where an operation has several results, each is a node of its own that has one.
+        nodes: what evaluation reads and calls, in order: inputs (``node.op`` is ``"placeholder"``), parameters and
+            buffers (``"get_attr"``), and calls (``"call_function"``), those that only make a view of a tensor too.
+            ``node.target`` of a call is the operator, ``node.meta["shape"]`` the shape of what it returned. Where an
+            operation has several results, each is a node of its own that has one.
         tensors: parameters and buffers by name, tied ones once.
     """
 
@@ -109,10 +111,13 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: str) -> Callable[[F], F]:
     """Register a function that counts a cost: given a :class:`Counted`, it returns products of sizes.
 
-    To count the entries of all activations::
+    To count the entries of all activations, which views have none of::
 
-        made = [node for node in counted.nodes if "shape" in node.meta]
-        return [(1, [(node, dim) for dim in range(len(node.meta["shape"]))]) for node in made]
+        @graphprune.budget_kind("activations", units={"": 1, "M": 1e6}, example="2M", help="entries of activations")
+        def count_activations(counted):
+            calls = [node for node in counted.nodes if node.op == "call_function" and "shape" in node.meta]
+            made = [node for node in calls if not getattr(node.target, "is_view", False)]
+            return [(1, [(node, dim) for dim in range(len(node.meta["shape"]))]) for node in made]
 
     Raises:
         InputError: the name is taken, or is no Python identifier, or an argument is of another kind. A function that

@@ -150,7 +150,7 @@ def find_criterion(importance: str | Importance) -> Criterion:
 
 def _advice_on_infinite(criterion: Criterion, group: Group) -> str:
     """What to do about scores that cannot be ranked."""
-    weights = f"look for NaN in the weights of {group.name!r}"
+    weights = f"look for NaN and for values too large to be squared in the weights of {group.name!r}"
     if criterion.data:
         return f"{weights} and in the calibration data, or use importance='l2'"
     return weights if criterion.name in CRITERIA else f"{weights} and in what the function returns"

@@ -5,6 +5,7 @@ An allocation is an order of removal; a budget says how far to go in it (:mod:`g
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +13,12 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, UnmeasuredGroupsWarning
 from graphprune.graph.groups import Group
 from graphprune.planning.removal_paths import RemovalPath
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.arrays import Scores
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import is_defined_again, shown
 
 
@@ -105,10 +107,16 @@ def by_sensitivity(measured: Sensitivity, inputs: AllocationInputs) -> list[Scor
 
     Raises:
         InputError: none of the groups was measured.
+
+    Warns:
+        UnmeasuredGroupsWarning: some paths have no group that was measured.
     """
     names = [[group.name for group in groups if group.name in measured.losses] for groups in inputs.groups]
     if names and not any(names):
         raise _of_other_groups(measured, inputs)
+    unmeasured = [groups[0].name for groups, known in zip(inputs.groups, names, strict=True) if not known]
+    if unmeasured:
+        _warn_of_unmeasured(unmeasured)
     found = []
     for path, known, price in zip(inputs.paths, names, inputs.prices, strict=True):
         rises = [measured.rise(name, path.gone) for name in known]
@@ -121,12 +129,31 @@ def _of_other_groups(measured: Sensitivity, inputs: AllocationInputs) -> InputEr
     """That a measured sensitivity says nothing of the groups that can lose units."""
     names = list(dict.fromkeys(group.name for groups in inputs.groups for group in groups))
     given = shown(list(measured.losses)[:3])
+    what = f"nothing can be removed of the groups that the Sensitivity measured, such as {given}"
     return InputError(
-        f"allocation: nothing can be removed of the groups that the Sensitivity measured, such as {given}",
+        f"allocation: {what if measured.losses else 'the Sensitivity measured no group'}",
         found=f"a Sensitivity of {len(measured.losses)} groups",
         needed=f"the losses of the groups of this model, such as {names[0]!r}",
-        do="measure this model, graph.sensitivity(evaluate), with the same roles asked for",
+        do=_MEASURE,
     )
+
+
+def _warn_of_unmeasured(names: Sequence[str]) -> None:
+    """Warn of groups that a sensitivity has no loss of."""
+    others = f" and {len(names) - _SHOWN} others" if len(names) > _SHOWN else ""
+    given = f"{', '.join(map(repr, names[:_SHOWN]))}{others}"
+    warnings.warn(
+        f"allocation: the Sensitivity has no loss of {given}, so that others are pruned first; {_MEASURE}",
+        UnmeasuredGroupsWarning,
+        stacklevel=frames_of_this_package(),
+    )
+
+
+_MEASURE = (
+    "measure this model, graph.sensitivity(evaluate), with the same roles asked for, and ratios= of one unit or more"
+)
+_SHOWN = 3
+"""How many groups a warning names."""
 
 
 @allocation("isomorphic", "one ranking among groups of equal structure, and the same fraction of every structure")

@@ -58,7 +58,7 @@ def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
     Raises:
         InputError: there is no such parameter, or it has another shape.
     """
-    return _Entries(graph).masked(_empty_entries(graph, masks))
+    return _Entries(graph).masked(empty_entries(graph, masks))
 
 
 def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
@@ -66,7 +66,7 @@ def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
 
     Args, returns and raises: as :func:`masked_units`.
     """
-    return _Entries(graph).partly_masked(_empty_entries(graph, masks))
+    return _Entries(graph).partly_masked(empty_entries(graph, masks))
 
 
 def entry_count(graph: Analysis, of: ParameterAxis | Group) -> int:
@@ -102,7 +102,7 @@ def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
     return gone
 
 
-def _empty_entries(graph: Analysis, masks: Mapping[str, Tensor]) -> dict[str, tuple[Ids, ...]]:
+def empty_entries(graph: Analysis, masks: Mapping[str, Tensor]) -> dict[str, tuple[Ids, ...]]:
     """By parameter, for every dimension the entries of which masks leave nothing.
 
     A weight that ``torch.nn.utils.prune`` masks is a product of two tensors: where it is zero, both count as masked.

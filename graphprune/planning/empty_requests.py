@@ -10,11 +10,13 @@ from torch import Tensor
 
 from graphprune.errors import ChannelsKeptWarning, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis
-from graphprune.planning.chosen_channels import partly_masked_units, units_left
+from graphprune.graph.frozen import frozen_axes
+from graphprune.planning.chosen_channels import empty_entries, partly_masked_units, units_left
 from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.limits import described, matches
 from graphprune.planning.options import PruningOptions
 from graphprune.pruning.plan import Choice, Plan
+from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import named_modules
 
@@ -58,10 +60,22 @@ def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Pl
         if count
     ]
     if not any(choice.removed for choice in plan.choices):
+        kept += _masked_and_frozen(graph, masks)
         kept = kept or ["no mask leaves nothing of a row, a column or a scale"]
         _warn("\n  ".join(["masks: nothing is removed", *kept]))
     elif kept:
         _warn("\n  ".join(["masks: some channels stay", *kept]), ChannelsKeptWarning)
+
+
+def _masked_and_frozen(graph: Analysis, masks: Mapping[str, Tensor]) -> list[str]:
+    """Axes of which nothing can go, with entries that masks leave nothing of."""
+    counts = {
+        str(ParameterAxis(name, dim)): len(entries)
+        for name, dims in empty_entries(graph, masks).items()
+        for dim, entries in enumerate(dims)
+    }
+    axes = [one for one in frozen_axes(graph) if one.count == one.size and counts.get(one.axis)]
+    return [f"{counts[one.axis]} of {one.size} entries of {one.axis} are masked and stay: {one.reason}" for one in axes]
 
 
 def _shown(choices: list[Choice]) -> list[str]:

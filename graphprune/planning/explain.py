@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import floor
+from itertools import count
+from math import ceil, floor
 
 import numpy as np
 
@@ -153,12 +154,12 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) 
     dense = problem.costs(all_living(problem.solution))
     wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
     worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
-    budget, left = budgets[worst], budgets[worst].shown(least[worst])
-    share = least[worst] / dense[worst]
+    budget, left = budgets[worst], budgets[worst].shown_as_limit(least[worst])
+    share = _thousandths(least[worst], dense[worst]) / 1000
     asked = budget.text if budget.kind == UNIT_KIND else f"{budget.kind}: {budget.text}"
     if budget.kind == UNIT_KIND:
         reached = f"{left} of {budget.shown(dense[worst])} units are left"
-        needed, ask = f"ratio={floor(1000 * (1 - share)) / 1000:.3f} or less", "that or less"
+        needed, ask = f"ratio={floor(1000 * (1 - least[worst] / dense[worst])) / 1000:.3f} or less", "that or less"
     else:
         reached = f"the model still costs {left}, {share:.3f} of what it costs now"
         needed, ask = f"{left} or more, {budget.kind}={share:.3f}", "that or more"
@@ -170,12 +171,18 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) 
     )
 
 
+def _thousandths(least: float, dense: float) -> int:
+    """The fewest thousandths of what a model costs now that are a budget within reach."""
+    return next(number for number in count(ceil(1000 * least / dense)) if number / 1000 * dense >= least)
+
+
 def _lower_floors(setup: PlanSetup) -> str:
     """What lets more units go."""
     multiple = max((limit.multiple for limit in setup.limits), default=1)
     layers = setup.options.layers
     ways = [f"leave out layers={layers!r}, with which layers go together"] if layers else []
-    ways += [f"raise max_ratio (now {setup.options.limits.max_ratio:g})"]
+    most, movable = setup.options.limits.max_ratio, not all(limit.frozen for limit in setup.limits)
+    ways += [f"raise max_ratio (now {most:g})"] if movable and most is not None and most < 1 else []
     ways += [f"let multiples of less than {multiple} units be left"] if multiple > 1 else []
     ways += ["hold less by overrides="] if setup.options.overrides else []
     ways += ["give larger ratios by role"] if any(setup.options.role_ratios.values()) else []

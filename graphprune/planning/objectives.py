@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from numbers import Integral
 from typing import Protocol
 
@@ -43,6 +44,11 @@ class Budget:
         """An amount of this kind as people read it."""
         return BUDGET_KINDS[self.kind].shown(value) if self.kind in BUDGET_KINDS else f"{value:,.0f}"
 
+    def shown_as_limit(self, value: float) -> str:
+        """An amount of this kind as people read it, rounded up: as a limit it allows the amount itself."""
+        steps = 1 if self.kind not in BUDGET_KINDS or BUDGET_KINDS[self.kind].count is not None else 1e5
+        return self.shown(ceil(value * steps) / steps)
+
 
 def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]) -> list[Budget]:
     """The budgets as numbers.
@@ -68,7 +74,7 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
             do=f"pass {kind}=0.5 for half of what it costs now",
         )
     if not isinstance(spec, Integral) and spec <= 1:
-        return float(spec) * dense(kind)
+        return float(spec) * _cost(kind, spec, dense)
     if "" not in BUDGET_KINDS[kind].units:
         units = list(BUDGET_KINDS[kind].units)[:2]
         written = ", ".join(f"{spec}{unit}" for unit in units)
@@ -79,6 +85,19 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
             do=f"write {kind}='{spec}{units[0]}'",
         )
     return float(spec)
+
+
+def _cost(kind: str, share: float, dense: Callable[[str], float]) -> float:
+    """What the model costs now, of which there is a share."""
+    cost = dense(kind)
+    if not cost:
+        raise InputError(
+            f"{kind}: {share!r} is a fraction of what the model costs now, which is 0 {kind}",
+            found=f"{kind}={share!r}, and a model that costs 0 {kind}",
+            needed="a model that costs some",
+            do=f"leave out {kind}=, or correct the function that counts it if it is one of yours",
+        )
+    return cost
 
 
 def _with_unit(kind: str, spec: str) -> float:

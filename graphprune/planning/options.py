@@ -519,6 +519,15 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+_OF = {
+    "heads": "attention heads to remove",
+    "kv_groups": "key/value heads to remove",
+    "experts": "experts to remove",
+    "depth": "residual blocks to leave out",
+}
+"""What a fraction is of, where that is no channels."""
+
+
 def _fraction(name: str, ratio: Any) -> float | None:
     if isinstance(ratio, Mapping):
         key, own = next(iter(ratio.items()), ("layer1.*", 0.5))
@@ -528,4 +537,6 @@ def _fraction(name: str, ratio: Any) -> float | None:
             needed=f"a fraction, 0 <= {name} < 1; layers have fractions of their own by overrides=",
             do=f"pass overrides={{{key!r}: graphprune.Override(ratio={own!r})}}",
         )
-    return None if ratio is None else check_fraction(name, ratio, "a fraction of channels to remove")
+    return (
+        None if ratio is None else check_fraction(name, ratio, f"a fraction of {_OF.get(name, 'channels to remove')}")
+    )

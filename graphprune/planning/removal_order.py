@@ -30,6 +30,7 @@ class RemovalOrder:
         stride: of so many stops of a path the first is a sample.
         path, place: the samples in the order of removal: their paths, and their places among the stops of these.
             [samples]
+        begun: of each path, how many stops come before all others. [paths]
     """
 
     values: Scores
@@ -38,6 +39,7 @@ class RemovalOrder:
     stride: int
     path: Ids
     place: Ids
+    begun: Ids
 
     @staticmethod
     def of(priority: Iterable[Scores], lengths: Ids) -> RemovalOrder:
@@ -56,7 +58,7 @@ class RemovalOrder:
         samples = -(-lengths // stride)
         path, place = np.repeat(np.arange(len(lengths)), samples), ranges(np.zeros_like(samples), samples) * stride
         order = np.argsort(values[start[path] + place], kind="stable")
-        return RemovalOrder(values, start, lengths, stride, path[order], place[order])
+        return RemovalOrder(values, start, lengths, stride, path[order], place[order], np.zeros_like(lengths))
 
     def __len__(self) -> int:
         return int(self.lengths.sum())
@@ -70,7 +72,8 @@ class RemovalOrder:
         left = np.minimum(possible * stride, self.lengths) - found
         order = np.argsort(self.values[ranges(self.start + found, left)], kind="stable")
         first = np.repeat(np.arange(paths), left)[order[: count - int(found.sum())]]
-        return found + np.bincount(first, minlength=paths)
+        passed: Ids = np.maximum(found + np.bincount(first, minlength=paths), self.begun)
+        return passed
 
     def path_of(self, number: int) -> int:
         """The path of a stop, by its number in the order."""
@@ -82,3 +85,25 @@ class RemovalOrder:
         lengths[path] = self.after(count)[path]
         kept = (self.path != path) | (self.place < lengths[path])
         return replace(self, lengths=lengths, path=self.path[kept], place=self.place[kept])
+
+    def beginning_with(self, path: int, number: int) -> RemovalOrder:
+        """The order that begins with a stop, the last of its path among so many and one, and those before it."""
+        begun = self.begun.copy()
+        begun[path] = self.after(number + 1)[path]
+        return replace(self, begun=begun)
+
+    def unevenness(self, passed: Ids) -> float:
+        """How far the stops where paths are lie from one place in the order; 0 if none has a stop nearer to it.
+
+        Args:
+            passed: how many stops of each path are passed. [paths]
+        """
+        before, after = self._halfway(passed - 1), self._halfway(passed)
+        return max(float(before.max(initial=-np.inf)) - float(after.min(initial=np.inf)), 0.0)
+
+    def _halfway(self, stop: Ids) -> Scores:
+        """When these stops come, and those before them on their paths, on average; of paths that have them."""
+        there = (stop >= 0) & (stop < self.lengths)
+        at = self.start[there] + stop[there]
+        found: Scores = (self.values[at] + np.where(stop[there] > 0, self.values[at - 1], 0.0)) / 2
+        return found

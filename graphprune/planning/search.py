@@ -21,7 +21,7 @@ from graphprune.utils.arrays import Ids, Mask, Scores
 ROUNDS = 4
 """How often the order is recomputed, at most."""
 REFINEMENTS = 12
-"""How many steps that are too long are passed over, at most."""
+"""How many steps that are too long are passed over at most, and how many are taken instead of earlier ones."""
 CLOSE = 0.002
 """A budget is used up when less than this fraction of it is left."""
 
@@ -80,8 +80,8 @@ def search(problem: Problem, priority_at: PriorityAt, known: Known | None = None
     """How far to go on every path so that all budgets are met and little is lost; None: they are out of reach.
 
     ``priority_at(prices)`` orders the stops, given what each unit of each path costs. Where several budgets bind, the
-    tighter one gets more weight from round to round. A ``known`` priority is tried too: prices are slopes, and may
-    mislead.
+    tighter one gets more weight from round to round. A ``known`` priority is tried too where an order is to lose as
+    little as it can: prices are slopes, and may mislead. Other orders are kept as even as they are.
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
     prices = list(problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights))
@@ -94,11 +94,19 @@ def search(problem: Problem, priority_at: PriorityAt, known: Known | None = None
         least, living = last.lost, problem.living(last.order.after(last.count))
         best = last if best is None or last.lost < best.lost else best
         del last  # its order is as large as all prices
-        weights = weights * np.square(problem.costs(living) / problem.budgets)
+        weights = _tightened(weights, problem.costs(living) / problem.budgets)
         for price, other in zip(prices, problem.price(living.alive, weights / weights.sum()), strict=True):
             price += other
             price /= 2
-    return _used_up(problem, best.order, best.count) if best else None
+    if best is None:
+        return None
+    return _used_up(problem, best, problem.state.lost if known else best.order.unevenness)
+
+
+def _tightened(weights: Scores, spent: Scores) -> Scores:
+    """Weights of budgets, larger for those of which more is spent; the same where next to nothing is."""
+    found: Scores = weights * np.square(spent)
+    return found if found.any() else weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,22 +137,31 @@ def first_that_fits(problem: Problem, order: RemovalOrder, start: int) -> int | 
     return high
 
 
-def _used_up(problem: Problem, order: RemovalOrder, count: int) -> Ids:
-    """Come nearer to the budgets: a step too long is not taken, and shorter ones that come later are.
-
-    What is passed over once stays where it is; the nearest place seen is the answer.
-    """
-    best = order.after(count)
-    slack = problem.slack(best)
-    for _ in range(REFINEMENTS):
-        if slack < CLOSE or not count:
+def _used_up(problem: Problem, first: Candidate, worse: Callable[[Ids], float]) -> Ids:
+    """The place nearest to the budgets, among the first that meets them and those around it that are no ``worse``."""
+    best = first.order.after(first.count)
+    slack, most = problem.slack(best), worse(best)
+    for passed in _nearer(problem, first):
+        if slack < CLOSE:
             break
-        order = order.without(order.path_of(count - 1), count - 1)
-        found = first_that_fits(problem, order, count - 1)
-        if found is None:
-            break
-        count = found
-        passed = order.after(count)
-        if problem.slack(passed) < slack:
+        if problem.slack(passed) < slack and worse(passed) <= most:
             best, slack = passed, problem.slack(passed)
     return best
+
+
+def _nearer(problem: Problem, first: Candidate) -> Iterator[Ids]:
+    """Places around a step that is too long: it is passed over for later ones, or taken instead of earlier ones.
+
+    What is passed over, or taken, once stays so.
+    """
+    for change in (RemovalOrder.without, RemovalOrder.beginning_with):
+        order, count = first.order, first.count
+        for _ in range(REFINEMENTS):
+            if not count:
+                break
+            order = change(order, order.path_of(count - 1), count - 1)
+            found = first_that_fits(problem, order, 0)
+            if found is None:
+                break
+            count = found
+            yield order.after(count)

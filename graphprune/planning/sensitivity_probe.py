@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, UnmeasuredGroupsWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.keyword_arguments import PlanArguments
@@ -16,7 +17,9 @@ from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.pruning.plan import Choice
 from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_callable, check_type, is_number, loss_number, shown
 
 Evaluate = Callable[[nn.Module], float]
@@ -40,7 +43,9 @@ def measure_sensitivity(
     ratios = tuple(sorted(ratios))
     _check_no_budgets(options)
     losses: dict[str, tuple[tuple[float, float], ...]] = {}
-    for choice in make_plan(graph, PruningOptions.of(max(ratios), options)).choices:
+    choices = make_plan(graph, PruningOptions.of(max(ratios), options)).choices
+    _warn_of_left_out(graph, choices, ratios, options)
+    for choice in choices:
         if choice.removed:
             points = [_one(graph, choice.group, r, evaluate, options) for r in ratios]
             losses[choice.group] = tuple(points)
@@ -53,6 +58,26 @@ def measure_sensitivity(
             do="look for NaN in the weights and the data, and for a division by zero in the loss",
         )
     return Sensitivity(dense, ratios, losses)
+
+
+def _warn_of_left_out(
+    graph: Analysis, choices: Sequence[Choice], ratios: Sequence[float], options: PlanArguments
+) -> None:
+    """Warn of groups of which these ratios remove nothing, and a larger one something."""
+    kept = {choice.group: choice for choice in choices if not choice.removed}
+    if not kept:
+        return
+    unscored: PlanArguments = {**options, "importance": "random", "calibration": None, "loss_fn": None}
+    largest = make_plan(graph, PruningOptions.of(_NEARLY_ALL, unscored)).choices
+    held = [kept[choice.group] for choice in largest if choice.removed and choice.group in kept]
+    if held:
+        lines = [f"{choice.group} keeps all of its {choice.units} units: {choice.why}" for choice in held]
+        said = f"ratios: {len(held)} of the groups are not measured at {shown(ratios)}; ask for a larger ratio"
+        warnings.warn("\n  ".join([said, *lines]), UnmeasuredGroupsWarning, stacklevel=frames_of_this_package())
+
+
+_NEARLY_ALL = 1 - 1e-6
+"""A ratio that leaves one unit of any group."""
 
 
 def _check_no_budgets(options: PlanArguments) -> None:

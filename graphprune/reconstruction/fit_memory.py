@@ -10,7 +10,7 @@ from graphprune.calibration.communicator import Communicator
 from graphprune.errors import InputError
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.iterative_regression import CG_STATE, IterativeRegression
-from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, free_memory, in_units
+from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, free_memory, in_units, rounded_up
 from graphprune.reconstruction.regression import Regression
 
 MATRIX, WEIGHT, VECTOR = 24, 40, 8 * (CG_STATE + 2)
@@ -77,7 +77,7 @@ def bounded(
     least = max(map(_for_sample, fitted))
     if left < least:
         blocks, inputs, outputs = widest.shape
-        needed = in_units(limit - left + least)
+        needed = rounded_up(limit - left + least)
         raise InputError(
             f"memory: {in_units(limit)} is too little; repair needs at least {needed}: {in_units(memory.running)} for "
             f"one batch in both models, {in_units(limit - left + least - memory.running)} to fit {widest.key.name} "

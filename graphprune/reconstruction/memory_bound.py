@@ -45,7 +45,7 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
             needed="a number of bytes, or one with a unit such as MB, GB or GiB",
             do="pass memory='4GB', say",
         )
-    return int(size)
+    return round(size)
 
 
 def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
@@ -61,8 +61,20 @@ def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
 
 def in_units(size: float) -> str:
     """Bytes as people read them: ``"4.1 GB"``."""
-    unit, factor = next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)
+    unit, factor = _unit(size)
     return f"{size / factor:.3g} {unit}"
+
+
+def rounded_up(size: int) -> str:
+    """Bytes as people read them, and so many or more as :func:`parse_memory` reads them."""
+    unit, factor = _unit(size)
+    step = max(10 ** (len(str(size)) - 3), 1)
+    return f"{-(-size // step) * step / factor:.6g} {unit}"
+
+
+def _unit(size: float) -> tuple[str, float]:
+    """The largest unit of which there is one at least, and its bytes."""
+    return next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)
 
 
 class MemoryBound:

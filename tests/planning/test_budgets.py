@@ -1,6 +1,10 @@
 """Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
 
+import inspect
+import math
+import textwrap
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,12 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import InputError, PlanError
+from graphprune.graph import budget_kinds
+from graphprune.graph.budget_kinds import BUDGET_KINDS, BudgetKind, Counted
 from graphprune.graph.cost import CostModel
-from graphprune.planning.objectives import parse_budgets
+from graphprune.planning import allocate
+from graphprune.planning.objectives import Budget, parse_budgets
+from graphprune.planning.search import Problem, search
 from graphprune.pruning.plan import Plan
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
@@ -134,6 +142,40 @@ def test_budgets_are_met_and_used_up(graph: graphprune.ChannelGraph, kind: str, 
     assert share * 0.985 <= spent <= share
 
 
+def coarse() -> graphprune.ChannelGraph:
+    """A model whose grouped convolution loses a third of its channels at once."""
+    torch.manual_seed(0)
+    first, pointwise = nn.Conv2d(3, 8, 3, padding=1), [nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)]
+    grouped = nn.Conv2d(12, 12, 3, groups=3, padding=1)
+    layers = [first, nn.ReLU(), pointwise[0], nn.ReLU(), grouped, nn.ReLU(), pointwise[1], nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    return graphprune.trace(nn.Sequential(*layers, *head).eval(), torch.randn(1, 3, 8, 8))
+
+
+def test_a_larger_budget_hardly_loses_more_where_steps_are_coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the grouped convolution was kept for all but one channel of the other layers."""
+    lost = []
+
+    def noted(problem: Problem, *args: Any) -> Any:
+        passed = search(problem, *args)
+        lost.append(problem.state.lost(passed))
+        return passed
+
+    monkeypatch.setattr(allocate, "search", noted)
+    graph = coarse()
+    for share in np.arange(0.25, 0.96, 0.05):
+        assert graph.cost(graph.plan(macs=float(share))).macs <= share * graph.cost().macs
+    assert all(after <= 1.1 * before for before, after in pairwise(lost))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.7, 0.8])
+def test_uniform_stays_uniform_where_steps_are_coarse(share: float) -> None:
+    """One fraction lies within a step of what goes of each group: 5/8, 0/3 and 5/8 went."""
+    plan = coarse().plan(macs=share, allocation="uniform")
+    gone = [(1 - choice.kept / choice.units, 1 / choice.units) for choice in plan.choices if choice.units in (3, 8)]
+    assert max(share - step for share, step in gone) <= min(share + step for share, step in gone) - 1 / 8
+
+
 def test_all_budgets_are_met_at_once(graph: graphprune.ChannelGraph) -> None:
     plan = graph.plan(macs=0.6, params=0.5, bytes=0.55)
     dense, slim = graph.cost(), graph.cost(plan)
@@ -162,6 +204,62 @@ def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelG
         resnet.plan(macs=0.001)
     least = float(str(e.value).split("still costs ")[1].split(", ")[0].replace(",", ""))
     assert resnet.cost(resnet.plan(macs=int(least) + 1)).macs <= least + 1
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("max_ratio", [0.3, 0.5, 0.6, 0.7])
+def test_the_budgets_that_are_advised_are_within_reach(kind: str, max_ratio: float) -> None:
+    """They were rounded to the nearest, so that half of them were not."""
+    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 3))
+    graph = graphprune.trace(net, torch.randn(1, 6))
+    with pytest.raises(PlanError) as raised:
+        graph.plan(**{kind: 0.001}, max_ratio=max_ratio)
+    amount, fraction = raised.value.needed.split(f" or more, {kind}=")
+    for advised in (int(amount.replace(",", "")), float(fraction)):
+        assert graph.plan(**{kind: advised}, max_ratio=max_ratio).kept
+
+
+def test_a_time_that_is_advised_is_rounded_up() -> None:
+    assert Budget("latency", 1.0, "").shown_as_limit(0.0012311) == "1.24 ms"
+    assert Budget("macs", 1.0, "").shown_as_limit(1234.0) == "1,234"
+
+
+@pytest.mark.parametrize("given", [{"max_ratio": 1.0}, {"overrides": {"*": graphprune.Override(frozen=True)}}])
+def test_a_larger_max_ratio_is_advised_only_where_it_helps(given: dict[str, Any]) -> None:
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    with pytest.raises(PlanError, match="free what is frozen") as raised:
+        graphprune.trace(net, torch.randn(1, 8)).plan(macs=0.001, **given)
+    assert "max_ratio" not in str(raised.value.do)
+
+
+@pytest.fixture
+def counted_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = BudgetKind("nothing", "nothing", {"": 1.0}, "10", lambda counted: [])
+    monkeypatch.setitem(BUDGET_KINDS, "nothing", kind)
+
+
+@pytest.mark.usefixtures("counted_as_nothing")
+def test_budgets_on_what_a_model_has_none_of() -> None:
+    """There is no fraction of it, and any amount is met; numpy warned of 0 / 0."""
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    graph = graphprune.trace(net, torch.randn(1, 8))
+    with pytest.raises(InputError, match="is a fraction of what the model costs now, which is 0 nothing"):
+        graph.plan(budgets={"nothing": 0.5})
+    with pytest.warns(graphprune.NothingRemovedWarning) as caught:
+        plans = [graph.plan(budgets={"nothing": 5}), graph.plan(params=10**200)]
+    assert not any(choice.removed for plan in plans for choice in plan.choices)
+    assert {one.category for one in caught} == {graphprune.NothingRemovedWarning}
+
+
+def test_the_example_of_a_budget_kind_counts_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted parameters and views as well."""
+    monkeypatch.setattr(budget_kinds, "BUDGET_KINDS", kinds := dict(BUDGET_KINDS))
+    lines = inspect.getdoc(graphprune.budget_kind).split("::\n\n")[1].split("\n\nRaises:")[0]  # type: ignore[union-attr]
+    exec(textwrap.dedent(lines), {"graphprune": graphprune})
+    net = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Unflatten(1, (5, 10)), nn.Flatten(), nn.Linear(50, 10))
+    nodes = graphprune.trace(net, torch.randn(1, 100)).nodes_without(())
+    products = kinds["activations"].products(Counted(nodes, []))
+    assert sum(math.prod(node.meta["shape"][dim] for node, dim in factors) for _, factors in products) == 50 + 50 + 10
 
 
 @pytest.mark.parametrize(
@@ -216,7 +314,11 @@ def test_multiples_that_hold_groups_are_said() -> None:
             {"ratio": 0.5, "importnace": "l1"},
             "importnace: is no argument of a plan, which are .*; did you mean importance",
         ),
-        ({"heads": 1.5}, "heads: must be a fraction"),
+        ({"params": float("inf")}, "params: must be a fraction"),
+        ({"params": "1e999"}, "params: must be a fraction"),
+        ({"params": 10**400}, "params: must be a fraction"),
+        ({"heads": 1.5}, "heads: must be a fraction of attention heads to remove"),
+        ({"depth": 1.0}, "depth: must be a fraction of residual blocks to leave out"),
         ({"heads": 0.5, "head_width": 0.5}, "head_width: given together with heads"),
         ({"ratio": 0.5, "overrides": {"nothing*": graphprune.Override()}}, r"overrides: 'nothing\*' matches no group"),
         ({"ratio": 0.5, "overrides": {"conv1": 0.3}}, "overrides: 'conv1' maps to a float"),
@@ -421,11 +523,25 @@ def test_groups_without_a_measured_loss_come_last() -> None:
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
     graph = graphprune.trace(model, torch.randn(2, 6))
     curve = ((0.5, 0.6), (0.75, 0.9))
-    plan = kept(graph.plan(macs=0.6, allocation=graphprune.Sensitivity(0.5, (0.5, 0.75), {"0": curve})))
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="no loss of '2', so that others are pruned first"):
+        plan = kept(graph.plan(macs=0.6, allocation=graphprune.Sensitivity(0.5, (0.5, 0.75), {"0": curve})))
     assert plan["0"] < 10 and plan["2"] > 9
     other = graphprune.Sensitivity(0.5, (0.5, 0.75), {"conv": curve})
     with pytest.raises(InputError, match=r"nothing can be removed of the groups .*'conv'"):
         graph.plan(macs=0.6, allocation=other)
+
+
+def test_groups_of_which_ratios_are_less_than_one_unit_are_said() -> None:
+    """They were left out without a word; the last layer is frozen whatever the ratio, and is no news."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 6))
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="1 of the groups .*\n  0 keeps all of its 8 units"):
+        assert list(graph.sensitivity(lambda m: 0.0, ratios=(0.05, 0.1)).losses) == ["2"]
+    with pytest.warns(graphprune.UnmeasuredGroupsWarning, match="2 of the groups"):
+        none = graph.sensitivity(lambda m: 0.0, ratios=(0.05,))
+    with pytest.raises(InputError, match="the Sensitivity measured no group") as raised:
+        graph.plan(macs=0.5, allocation=none)
+    assert "ratios= of one unit or more" in str(raised.value.do)
 
 
 def test_sensitivity_is_that_of_evaluation_and_changes_nothing() -> None:

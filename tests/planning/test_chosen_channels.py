@@ -130,6 +130,16 @@ def test_channels_of_which_masks_leave_nothing_go(masks_of: Callable[[nn.Module]
     assert graphprune.verify(model, slim, plan, IMAGE).passed
 
 
+def test_masked_rows_of_outputs_are_said_to_stay() -> None:
+    """It was said that no mask leaves nothing of a row."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    mask = torch.ones(3, 8)
+    mask[:2] = 0
+    said = r"masks: nothing is removed\n  2 of 3 entries of 2.weight\[0\] are masked and stay: output of the model$"
+    with pytest.warns(NothingRemovedWarning, match=said):
+        graphprune.trace(net, torch.randn(2, 6)).plan_from_masks({"2.weight": mask})
+
+
 def test_masks_of_single_weights_remove_no_channel() -> None:
     mask = (torch.rand(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     graph = graphprune.trace(plain(), IMAGE)

@@ -50,6 +50,30 @@ def test_a_path_can_be_left_from_a_stop_on(seed: int) -> None:
         assert order.after(number).tolist() == np.bincount(expected[:number], minlength=len(priority)).tolist()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stop_can_come_first(seed: int) -> None:
+    """With those before it on its path."""
+    priority = _paths(seed)
+    everything = _sorted(priority)
+    number = int(np.random.default_rng(seed).integers(0, len(everything)))
+    path = int(everything[number])
+    order = _order(priority).beginning_with(path, number)
+    begun = int((everything[: number + 1] == path).sum())
+    for count in range(0, len(everything) + 1, 37):
+        expected = np.bincount(everything[:count], minlength=len(priority))
+        expected[path] = max(expected[path], begun)
+        assert order.after(count).tolist() == expected.tolist()
+
+
+def test_an_order_is_uneven_where_a_path_is_ahead_of_another_by_more_than_half_a_stop() -> None:
+    order = _order([np.arange(1, 9) / 8, np.arange(1, 4) / 3, np.arange(1, 9) / 8])
+    assert max(order.unevenness(order.after(n)) for n in range(len(order) + 1)) == pytest.approx((1 / 3 - 1 / 8) / 2)
+    assert order.unevenness(np.array([2, 1, 2], np.int64)) == 0
+    assert order.unevenness(np.array([5, 0, 5], np.int64)) == pytest.approx(9 / 16 - 1 / 6)
+    assert order.unevenness(np.array([0, 1, 0], np.int64)) == pytest.approx(1 / 6 - 1 / 16)
+    assert _order([]).unevenness(np.zeros(0, np.int64)) == 0
+
+
 def test_there_may_be_no_paths() -> None:
     assert len(_order([])) == 0
     assert _order([]).after(0).tolist() == []

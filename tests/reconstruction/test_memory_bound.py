@@ -26,7 +26,7 @@ from graphprune.reconstruction import fit_memory, iterative_regression
 from graphprune.reconstruction.fit_memory import regression_for
 from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, linear_call
-from graphprune.reconstruction.memory_bound import MemoryBound, parse_memory
+from graphprune.reconstruction.memory_bound import MemoryBound, parse_memory, rounded_up
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
 from graphprune.reconstruction.tensor_group import TensorGroup
@@ -210,6 +210,22 @@ def test_after_a_failure_weights_are_as_before_and_files_are_gone(monkeypatch: p
         graphprune.repair(slim, model, plan, batches, memory=2 * bound)
     assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
     assert files and all(file.closed for file in files)
+
+
+@pytest.mark.parametrize("size", [1, 999, 1001, 4_349, 99_950, 999_999, 1_000_001, 43_500_001, 12_345_678_901])
+def test_bytes_that_are_advised_are_enough(size: int) -> None:
+    assert size <= parse_memory(rounded_up(size)) < 1.01 * size + 1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("width", [20, 23, 27, 31])
+def test_the_memory_that_is_advised_is_enough(width: int) -> None:
+    """It was rounded to the nearest, and refused."""
+    model, x = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 5)).eval(), torch.randn(64, 6)
+    plan = graphprune.trace(model, x[:1]).plan(0.5)
+    with pytest.raises(InputError, match="is too little") as raised:
+        graphprune.repair(plan.apply(model), model, plan, [x], memory="1B")
+    advised = str(raised.value.do).split("'")[1]
+    graphprune.repair(plan.apply(model), model, plan, [x], memory=advised)
 
 
 @pytest.mark.parametrize("memory", ["4 parsecs", "GB", ".GB", 0, -1, 0.5, True, "0.1B", "9" * 400 + "GB"])
