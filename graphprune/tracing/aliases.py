@@ -34,6 +34,14 @@ class Aliases:
         """Was the tensor given other memory since it was seen last?"""
         return storage_of(tensor) != self._storages.get(id(tensor), 0)
 
+    def all_moved(self) -> list[Tensor]:
+        """Those of the tensors that were given other memory since they were seen last."""
+        known = self._storages
+        try:  # without a call for each
+            return [t for t in self._seen if t.untyped_storage()._cdata != known[id(t)]]
+        except NotImplementedError:  # there is a sparse one
+            return [t for t in self._seen if self.moved(t)]
+
     def find(self, tensor: Tensor) -> Tensor | None:
         """The tensor seen last that has the same elements; None: there is no other."""
         place = _place(tensor)

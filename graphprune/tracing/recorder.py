@@ -262,6 +262,14 @@ class Recorder(DispatchMode):
         """Was a tensor of the model given other memory?"""
         return self._of_model.moved(tensor)
 
+    def moved(self) -> list[Tensor]:
+        """The tensors of the model that were given other memory."""
+        return self._of_model.all_moved()
+
+    def made_new(self) -> set[int]:
+        """The identities of the tensors that were not there before."""
+        return self._nodes.keys() - self.names.keys()
+
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
         made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
+from graphprune.tracing.sizes import Size
 from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
@@ -34,6 +35,7 @@ _GROWING = sorted(name for name in _TORCHS.difference(_TABLES) if isinstance(var
 """Parameters and hooks, which are changed on purpose too: only new ones are removed."""
 _MOST_FOLLOWED, _MOST_ENTRIES = 2_000, 1_000
 """A trainer or a tokenizer leads to all that there is, and a data set is long."""
+_HOLD_NO_TENSORS = frozenset((type(None), bool, int, Size, float, str, torch.dtype, torch.device))
 _NOT_FOLLOWED = (nn.Module, type, FunctionType, MethodType, BaseException)
 
 
@@ -56,8 +58,7 @@ class RunState:
 
     def note(self, modules: Modules) -> None:
         """Remember what modules hold."""
-        waiting: deque[Any] = deque()
-        waiting.extend(buffer for _, module in modules for buffer in module.buffers(recurse=False))
+        waiting: list[Any] = [buffer for _, module in modules for buffer in module.buffers(recurse=False)]
         for _, module in modules:
             if isinstance(module, torch.jit.ScriptModule):  # its attributes are not in Python
                 continue
@@ -72,18 +73,12 @@ class RunState:
                 self.restores += restores_of(held[name])
         self._follow(waiting)
 
-    def _follow(self, waiting: deque[Any]) -> None:
-        seen: set[int] = set()
-        while waiting and len(seen) < _MOST_FOLLOWED:
-            value = waiting.popleft()
-            if id(value) in seen or isinstance(value, _NOT_FOLLOWED):
-                continue
-            seen.add(id(value))
+    def _follow(self, values: Iterable[Any]) -> None:
+        for value in _followed(values):
             if isinstance(value, Tensor):
                 self._note_tensor(value)
             else:
                 self.restores += _restores(value)
-                waiting.extend(_held_by(value))
 
     def _note_tensor(self, tensor: Tensor) -> None:
         fixed = tensor.is_meta or tensor.is_inference() or is_parameter(tensor)
@@ -119,6 +114,36 @@ def runs_forgotten(*models: nn.Module) -> Iterator[RunState]:
         yield state
     finally:
         state.put_back()
+
+
+def tensors_kept(modules: Modules, known: Set[int]) -> list[Tensor]:
+    """The tensors that modules hold beside parameters: buffers, attributes, and those in containers and objects.
+
+    Args:
+        modules: of a model.
+        known: the identities of those that are looked for.
+    """
+    values = [value for _, m in modules for value in m._buffers.values() if id(value) in known]
+    for _, module in modules:
+        held = vars(module)
+        for name in held.keys() - _TORCHS:
+            value = held[name]
+            if type(value) in (tuple, list):
+                values += () if _HOLD_NO_TENSORS.issuperset(map(type, value)) else (value,)
+            elif type(value) not in _HOLD_NO_TENSORS:
+                values.append(value)
+    return [value for value in _followed(values) if isinstance(value, Tensor) and id(value) in known]
+
+
+def _followed(values: Iterable[Any]) -> Iterator[Any]:
+    """Values and what they hold, each once; what may change while it is handed out is looked at afterwards."""
+    waiting, seen = deque(values), set[int]()
+    while waiting and len(seen) < _MOST_FOLLOWED:
+        value = waiting.popleft()
+        if id(value) not in seen and not isinstance(value, _NOT_FOLLOWED):
+            seen.add(id(value))
+            yield value
+            waiting.extend(() if isinstance(value, Tensor) else _held_by(value))
 
 
 def _put_back_attributes(held: dict[str, Any], before: dict[str, Any]) -> None:

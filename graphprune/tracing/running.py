@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -194,6 +194,15 @@ def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outp
     recorder = _Replayer(model_copy)
     results = [result for call in calls for result in run_recorded(recorder, call, outputs).results]
     return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
+
+
+def replay_rounds(model_copy: MetaCopy, calls: Sequence[MethodCall], outputs: Outputs | None) -> Iterator[Replay]:
+    """Run a copy on calls again and again; what each round did, which begins with what the last one left."""
+    recorder = _Replayer(model_copy)
+    while True:
+        start = len(recorder.graph.nodes)
+        results = [result for call in calls for result in run_recorded(recorder, call, outputs).results]
+        yield Replay(recorder.graph.nodes[start:], results, recorder.constants, frozenset(recorder.used))
 
 
 @from_empty_tables

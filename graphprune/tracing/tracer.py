@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
+from graphprune.tracing.further_calls import record_further
 from graphprune.tracing.inputs import MethodCall, advice_on, describe
 from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.made_parameters import check_none_made, parameters_by_path
@@ -23,11 +24,12 @@ from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.rebuilt_tensors import is_rebuilt, rebuild_any
+from graphprune.tracing.recorded_runs import Run, record_run
 from graphprune.tracing.recorder import ModuleCall, Recorder
 from graphprune.tracing.running import Outputs, Replay, check_results
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
-from graphprune.tracing.training_mode import Run, record_run, record_training
+from graphprune.tracing.training_mode import record_training
 from graphprune.tracing.unused_tensors import unused_tensors
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
@@ -50,9 +52,9 @@ class Trace:
         sizes: what the program did with sizes.
         modules: the class of every module, by path.
         unreached: parameters and buffers that no run used.
-        note: why something was not traced, if so: training mode, or what another thread ran.
+        note: why something was not traced, if so: training mode, a second call, or what another thread ran.
         elsewhere: the modules that other threads ran, and the nodes that went in.
-        evaluated: how many nodes evaluation mode ran; those after it only training runs.
+        evaluated: how many nodes evaluation mode ran; those after it only further calls and training run.
         results: how many of ``outputs`` are those of evaluation mode.
         on_meta: floats had no values; else everything was real.
         calls: the calls of modules in evaluation mode.
@@ -148,8 +150,10 @@ def record(
     runs, modules = _run_all(recorder, calls, outputs)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
-    trained = record_training(recorder, runs, outputs, modules)
-    kept = [*results, *trained.results, *(node for run in runs for node in run.in_objects)]
+    further = record_further(recorder, runs, outputs, modules)
+    trained = record_training(recorder, further.runs[-len(runs) :] or runs, outputs, modules)
+    again = [node for run in further.runs for node in (*run.results, *run.in_objects)]
+    kept = [*results, *again, *trained.results, *(node for run in runs for node in run.in_objects)]
     _note_declared(recorder)
     log.close()
     recorder.graph.output(tuple(kept))
@@ -163,7 +167,7 @@ def record(
         modules=dict(recorder.model_copy.kinds),
         replaceable=recorder.model_copy.replaceable,
         unreached=tuple(_unreached(recorder)),
-        note=_threads_note(recorder) or trained.note,
+        note=_threads_note(recorder) or further.note or trained.note,
         evaluated=evaluated,
         results=len(results),
         on_meta=on_meta,

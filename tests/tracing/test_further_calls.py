@@ -1,0 +1,215 @@
+"""What a call leaves in the model and a later one reads: the channels of both go together."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.tracing.running import run_recorded
+from tests.test_work import code_of, work
+
+
+class Keeping(nn.Module):
+    """Three layers, and something that is kept between calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.passed, self.out = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.start()
+
+    def start(self) -> None:
+        self.kept: Any = None
+
+
+class Replaced(Keeping):
+    """A buffer that is replaced."""
+
+    def start(self) -> None:
+        self.register_buffer("kept", torch.zeros(1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = torch.tanh(self.inner(x) + self.passed(self.kept)).detach()
+        return self.out(self.kept)
+
+
+class OtherMemory(Replaced):
+    """A buffer that is given other memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x) + self.passed(self.kept)
+        self.kept.data = y.mean(0, keepdim=True).tanh()
+        return self.out(y)
+
+
+class FromNothing(Keeping):
+    """A state that the first call makes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = x.new_zeros(x.shape[0], self.passed.in_features)
+        self.kept = torch.tanh(self.inner(x) + self.passed(self.kept)).detach()
+        return self.out(self.kept)
+
+
+class LastFrame(Keeping):
+    """Features of another layer, which meet those of the next call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu()
+        met = y if self.kept is None else y * self.kept
+        self.kept = self.passed(y).detach()
+        return self.out(met)
+
+
+class LooksAtValues(Keeping):
+    """The next call looks at the values of what it finds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu()
+        if self.kept is not None and self.kept.abs().sum() > 1e-6:
+            y = y * self.kept
+        self.kept = self.passed(self.inner(x)).detach()
+        return self.out(y)
+
+
+class HandedOn(Keeping):
+    """Read by the call after the next."""
+
+    def start(self) -> None:
+        self.kept, self.before = None, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        met = y if self.before is None else y * self.before
+        self.before, self.kept = self.kept, self.passed(y).detach()
+        return self.out(met)
+
+
+class InObject(Keeping):
+    """The same in an object."""
+
+    def start(self) -> None:
+        self.kept = SimpleNamespace(last=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu()
+        met = y if self.kept.last is None else y * self.kept.last
+        self.kept.last = self.passed(y).detach()
+        return self.out(met)
+
+
+class InDict(Keeping):
+    """The same in a dictionary."""
+
+    def start(self) -> None:
+        self.kept = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        met = y * self.kept.get("last", torch.zeros_like(y)).sigmoid()
+        self.kept["last"] = self.passed(y).detach()
+        return self.out(met)
+
+
+class InQueue(Keeping):
+    """The same in a queue."""
+
+    def start(self) -> None:
+        self.kept = deque(maxlen=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        met = y + sum(self.kept) if self.kept else y
+        self.kept.append(self.passed(y).detach())
+        return self.out(met)
+
+
+class OnlyTraining(Keeping):
+    """Kept and read in training mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        if self.training:
+            y = y if self.kept is None else y * self.kept
+            self.kept = self.passed(self.inner(x)).mean(0, keepdim=True).detach()
+        return self.out(y)
+
+
+KINDS = [Replaced, OtherMemory, FromNothing, LastFrame, LooksAtValues, HandedOn, InObject, InDict, InQueue]
+
+
+def pruned(kind: Callable[[], nn.Module], training: bool = False) -> tuple[list[str], float]:
+    """The groups that are pruned, and how far the slim model is from the masked one over four calls."""
+    torch.manual_seed(0)
+    model, inputs = kind().eval(), torch.randn(4, 3, 8)
+    plan = graphprune.trace(model, inputs[0]).plan(0.5)
+    masked, slim = copy.deepcopy(model).double(), plan.apply(model).double()
+    with torch.no_grad():
+        for name, tensor in (*masked.named_parameters(), *masked.named_buffers()):
+            tensor.mul_(plan.mask(name))
+        pairs = [(masked.train(training)(x), slim.train(training)(x)) for x in inputs.double()]
+    return [choice.group for choice in plan.choices], max(float((a - b).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_slim_model_is_right_call_after_call(kind: Callable[[], nn.Module]) -> None:
+    groups, difference = pruned(kind)
+    assert groups == ["inner"]
+    assert difference < 1e-12
+
+
+def test_what_training_keeps_for_itself_is_followed_there() -> None:
+    groups, difference = pruned(OnlyTraining, training=True)
+    assert groups == ["inner"]
+    assert difference < 1e-12
+
+
+def test_constants_that_the_model_began_with_hold_what_is_put_in_their_place() -> None:
+    class Held(Keeping):
+        def start(self) -> None:
+            self.kept, self.other = {"last": torch.zeros(1, 16)}, nn.Linear(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            met = self.inner(x) * self.kept["last"].sigmoid()
+            self.kept["last"] = self.other(x).mean(0, keepdim=True).detach()
+            return self.out(met)
+
+    with pytest.raises(graphprune.PlanError, match="nothing that can be pruned"):
+        graphprune.prune_model(Held().eval(), 0.5, torch.randn(3, 8))
+
+
+def test_what_no_call_reads_holds_nothing_and_is_not_recorded() -> None:
+    class Saved(Keeping):
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = self.passed(self.inner(x)).relu()
+            return self.out(self.kept)
+
+    trace = graphprune.trace(Saved().eval(), torch.randn(3, 8)).trace
+    assert len(trace.inputs) == 1
+    assert pruned(Saved)[0] == ["inner", "passed"]
+
+
+def test_a_second_call_that_fails_leaves_the_first_one() -> None:
+    class Once(Keeping):
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.kept is None, "it is full"
+            self.kept = self.passed(self.inner(x)).relu()
+            return self.out(self.kept)
+
+    graph = graphprune.trace(Once().eval(), torch.randn(3, 8))
+    assert graph.trace.note == "a second call could not be traced: AssertionError: it is full"
+    assert [choice.group for choice in graph.plan(0.5).choices] == ["inner", "passed"]
+
+
+def test_models_that_keep_nothing_run_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)).eval()
+    done = work(lambda: graphprune.trace(model, torch.randn(3, 8)))
+    assert done[code_of(run_recorded)] == 1
