@@ -16,7 +16,7 @@ def set_place(holder: Any, place: str, value: Any) -> Any:
     """Set what stands at a place such as ``shape[1]`` or ``config.sizes['heads']``; past the hooks of its class.
 
     Returns:
-        The holder, or the tuple that takes its place.
+        The holder, or the tuple or slice that takes its place.
     """
     step = STEP.match(place)
     assert step is not None
@@ -26,6 +26,8 @@ def set_place(holder: Any, place: str, value: Any) -> Any:
     if rest:
         inner = getattr(holder, name) if name else holder[index]
         value = set_place(inner, rest, value)
+    if isinstance(holder, slice):
+        return slice(*(value if n == name else getattr(holder, n) for n in ("start", "stop", "step")))
     if name and (name in getattr(holder, "__dict__", {}) or isinstance(holder, nn.Module)):
         vars(holder)[name] = value
     elif name:

@@ -269,7 +269,7 @@ def _differing(place: str, new: Any, old: Any, seen: set[int]) -> Iterator[tuple
         if type(old) is not type(new) or (new != old and new == new):  # NaN is no difference
             yield place, new
         return
-    if not (is_container(new) or is_plain_object(new)) or id(new) in seen:
+    if not (is_container(new) or is_plain_object(new) or isinstance(new, slice)) or id(new) in seen:
         return
     seen.add(id(new))
     steps, there = steps_into(new), dict(steps_into(old))

@@ -164,8 +164,8 @@ def _folded(node: ast.expr) -> int | None:
 
 _READ = "read it from a tensor or a layer instead (x.shape[1], layer.out_features)"
 _FOLLOWED = (
-    "give x.shape[1] or layer.out_features itself: what int(), len() and entries of tensors and arrays give is not "
-    "followed"
+    "give x.shape[1] or layer.out_features itself: what int(), len(), shape.numel() and entries of tensors and "
+    "arrays give is not followed"
 )
 
 

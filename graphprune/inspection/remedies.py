@@ -24,6 +24,8 @@ _REMEDIES = {
     "layer.",
     "is picked by its number": "Nothing is to be done if the program means that channel; else index a dimension "
     "without channels.",
+    "becomes a tensor of its own": "Compute with all channels in one tensor, or take dimensions without channels "
+    "apart.",
     "reshaped across several dimensions with channels": "Reshape one dimension of channels at a time.",
     "channels are arranged differently": "Bring both operands into the same order before they are combined.",
     "channels are composed differently": "Reshape both operands alike before they are combined.",

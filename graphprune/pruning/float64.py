@@ -47,8 +47,8 @@ def widen(value: Any) -> Any:
 
 
 def widened_tensor(tensor: Tensor) -> Tensor:
-    """A copy of a tensor on the CPU, in double precision if it is floating-point."""
-    tensor = tensor.detach().to("cpu", copy=True)
+    """A copy of a tensor on the CPU, or on ``meta`` as it is, in double precision if it is floating-point."""
+    tensor = tensor.detach().to("meta" if tensor.is_meta else "cpu", copy=True)
     return tensor.to(WIDE.get(tensor.dtype, tensor.dtype))
 
 

@@ -345,8 +345,16 @@ def select(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTensor:
     return selected(call, x, dim, index)
 
 
-def selected(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTensor:
-    """One entry of a dimension, which ends; ``dim`` is not negative."""
+def selected(call: Call, x: LabeledTensor, dim: int, index: int, why: str = "") -> LabeledTensor:
+    """One entry of a dimension, which ends.
+
+    Args:
+        call: the call.
+        x: what it is taken from.
+        dim: the dimension; not negative.
+        index: the number of the entry.
+        why: why channels of that dimension stay; empty: one is picked by its number.
+    """
     arrays = []
     for array in x.arrays:
         rest, place = array.dims - {dim}, index % x.shape[dim]
@@ -354,12 +362,12 @@ def selected(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTenso
         if rest and dim in array.dims and not array.cell and outer_first(array)[-1] == dim:
             row, cell = call.labels.refine(array, rest)
             picked = cell.at(np.take(cell.ids, [place], axis=dim))
-            call.labels.fix([picked], f"{call.op}: one entry of every row is picked by its number")
+            call.labels.fix([picked], f"{call.op}: {why or 'one entry of every row is picked by its number'}")
             arrays.append(row.at(row.ids.squeeze(dim)))
             continue
         ids: Ids = np.take(array.ids, [index if array.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
         if array.dims == {dim}:
-            call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
+            call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: {why or 'one entry is picked by its number'}")
         else:
             arrays.append(array.at(ids))
     return x.moved([n for d, n in enumerate(x.shape) if d != dim], arrays)
@@ -367,7 +375,8 @@ def selected(call: Call, x: LabeledTensor, dim: int, index: int) -> LabeledTenso
 
 @rule(aten.unbind.int, samples=[sample(t(2, 4, labeled=[1]))], traits=[Trait.PICKS])
 def unbind(call: Call, x: LabeledTensor, dim: int = 0) -> tuple[LabeledTensor, ...]:
-    return tuple(selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
+    why = "each of the channels becomes a tensor of its own"
+    return tuple(selected(call, x, dim % x.ndim, i, why) for i in range(x.shape[dim]))
 
 
 def _split_sizes(slim: Slim, args: Args) -> Args:

@@ -7,12 +7,20 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.size_places import attributes_held, class_integers, is_integer, same_pairs, steps_into, write
+from graphprune.tracing.size_places import (
+    UNCHANGING,
+    attributes_held,
+    class_integers,
+    is_integer,
+    same_pairs,
+    steps_into,
+    write,
+)
 from graphprune.tracing.sizes import Attr, Size, SizeLog
 
 
 def holders_within(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The containers and plain objects within a value, itself included, but for those ``seen`` already."""
+    """The containers, slices and plain objects within a value, itself included, but for those ``seen`` already."""
     stack = [value]
     while stack:
         holder = stack.pop()
@@ -45,14 +53,14 @@ class SizeMarker:
             vars(module)[name] = type(vars(module)[name])(vars(module)[table].items())
 
     def marked(self, value: Any, path: str) -> Any:
-        """An integer as a size, a tuple with its integers as sizes; any other holder is written to and returned."""
+        """An integer as a size, tuples and slices with their integers as sizes; other holders are written to."""
         if is_integer(value):
             size = Size(int(value), Attr(path, int(value)), self.log)
             size.kind = None if type(value) is int else type(value)
             return size
-        if id(value) in self.known and not isinstance(value, tuple):
+        if id(value) in self.known and not isinstance(value, UNCHANGING):
             return value
-        if not isinstance(value, tuple):
+        if not isinstance(value, UNCHANGING):
             self.known.add(id(value))
         made = value
         for step, item in steps_into(value):

@@ -1,6 +1,7 @@
 """Where integers stand that may be sizes: attributes of modules, and entries of what modules hold, at any depth.
 
-A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, ``"settings.sizes['heads']"``.
+A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, ``"settings.sizes['heads']"``,
+``"gate.stop"`` of a slice.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ MOST_HELD = 256
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
 
 _OWN = ("torch", "builtins", "collections")
+
+UNCHANGING = (tuple, slice)
+"""Kinds of holders that are replaced by others, as they cannot be written to."""
+_BOUNDS = ("start", "stop", "step")
 
 _BARE = nn.Module()
 
@@ -98,7 +103,10 @@ def is_named_tuple(value: Any) -> bool:
 
 
 def steps_into(value: Any) -> list[tuple[str, Any]]:
-    """What a container or plain object holds, each with the step that leads there."""
+    """What a container, slice or plain object holds, each with the step that leads there."""
+    if isinstance(value, slice):
+        bounds = ((f".{name}", getattr(value, name)) for name in _BOUNDS)
+        return [(step, bound) for step, bound in bounds if bound is not None]
     found: list[tuple[str, Any]] = []
     if is_container(value):
         if isinstance(value, dict):
@@ -117,8 +125,11 @@ def _is_writable_key(key: Any) -> bool:
 
 
 def write(holder: Any, step: str, item: Any) -> Any:
-    """Write an entry or attribute, past the hooks of its class; returns the holder, or the tuple in its place."""
+    """Write an entry or attribute, past the hooks of its class; returns the holder, or what stands in the place of one
+    of :data:`UNCHANGING`."""
     name, position, key = _parsed(step)
+    if isinstance(holder, slice):
+        return slice(*(item if bound == name else getattr(holder, bound) for bound in _BOUNDS))
     if name is not None:
         _write_attribute(holder, name, item)
     elif isinstance(holder, dict):
@@ -200,7 +211,7 @@ class SizePlace:
         return all(_is_own(holder, step) for holder, step in zip(self.holders, self.steps, strict=True))
 
     def change(self, value: int) -> None:
-        """Write another integer; tuples on the way are replaced, and so are pairs that repeat a dictionary."""
+        """Write another integer; tuples, slices and pairs that repeat a dictionary are replaced on the way."""
         pairs = list(same_pairs(self.holders[-2])) if isinstance(self.holders[-1], dict) else []
         old = self.value
         new: Any = type(old)(value) if isinstance(old, np.integer) else value
@@ -217,7 +228,7 @@ def _is_own(holder: Any, step: str) -> bool:
     if isinstance(holder, nn.Module):
         name = step.removeprefix(".")
         return name not in _MODULES_NAMES or (name in vars(holder) and name not in _MODULES_OWN)
-    return is_plain_object(holder) or isinstance(holder, dict | list | tuple)
+    return is_plain_object(holder) or isinstance(holder, dict | list | tuple | slice)
 
 
 def _read(holder: Any, step: str) -> Any:

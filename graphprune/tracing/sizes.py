@@ -1,9 +1,10 @@
 """Where a size comes from: integers that remember the attribute or tensor shape they were read from.
 
 While a model is traced, integer attributes of its modules and the entries of every ``.shape`` are :class:`Size`
-objects. They behave as plain integers, and survive ``+ - * // %`` and ``int(size / 2)``. When one reaches ``view``,
-``split`` or a slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated
-in the slim model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
+objects. They behave as plain integers, and survive ``+ - * // %``, ``size >> 1``, ``size & 7`` and ``int(size / 2)``.
+When one reaches ``view``, ``split`` or a slice, the tracer records a :class:`SizeUse`; the planner later requires that
+the expression, evaluated in the slim model, gives the size of the slim tensor. Any other use makes a plain number of
+it, which must not change.
 """
 
 from __future__ import annotations
@@ -446,12 +447,39 @@ def _true_quotient(self: Size, other: Any) -> Any:
     return _ratio(self, other) if isinstance(other, int) else self.number() / other
 
 
-_NUMBERS = "int float invert rtruediv pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift"
+def _shifted(self: Size, places: Any) -> Any:
+    """``size >> 1`` is ``size // 2``."""
+    return self // (1 << int(places)) if _counts(places) else self.number() >> places
+
+
+def _shifted_up(self: Size, places: Any) -> Any:
+    """``size << 1`` is ``size * 2``."""
+    return self * (1 << int(places)) if _counts(places) else self.number() << places
+
+
+def _masked(self: Size, bits: Any) -> Any:
+    """``size & 7`` is ``size % 8``, and ``size & ~7`` the multiple of 8 below; with other bits it is a number."""
+    bits = int(bits) if isinstance(bits, np.integer) else bits
+    if _counts(bits) and not bits & (bits + 1):
+        return self % (bits + 1)
+    if type(bits) is int and bits < 0 and not bits & (-bits - 1):
+        return self // -bits * -bits
+    return self.number() & bits
+
+
+def _counts(value: Any) -> bool:
+    """Is it a whole number that is no size, and not negative?"""
+    return (type(value) is int or isinstance(value, np.integer)) and int(value) >= 0
+
+
+_NUMBERS = "int float invert rtruediv pow rpow or ror xor rxor rlshift rrshift"
 
 
 for _name in (*(f"__{name}__" for name in _NUMBERS.split()), "bit_length", "bit_count"):
     setattr(Size, _name, _as_number(int, _name))
 Size.__truediv__ = _true_quotient  # type: ignore[method-assign, assignment]
+Size.__rshift__, Size.__lshift__ = _shifted, _shifted_up  # type: ignore[method-assign, assignment]
+Size.__and__ = Size.__rand__ = _masked  # type: ignore[method-assign, assignment]
 
 _FLOATS = (
     "int float bool neg pos abs eq ne lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod "

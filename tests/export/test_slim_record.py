@@ -106,5 +106,8 @@ def test_places() -> None:
     set_place(model, "shape[1]", 5)
     set_place(model, "qkv.in_features", 7)
     set_place(model, "tables[0]", "there")
+    model.part = (slice(2, 8), None)
+    set_place(model, "part[0].stop", 4)
     assert model.settings == {"sizes": {"heads": 3}}
+    assert model.part == (slice(2, 4), None)
     assert (model.shape, model.qkv.in_features, model.tables) == ((4, 5), 7, ["there"])

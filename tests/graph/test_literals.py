@@ -73,6 +73,7 @@ WRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: x.flatten(1) + torch.zeros(2, int(ENTRY)),
         "the size 400 is a plain number (in torch.zeros(2, int(ENTRY))); give x.shape[1] or layer.out_features itself",
     ),
+    "numel": (lambda x: x.flatten(1) + torch.zeros(2, x.shape[1:].numel()), "int(), len(), shape.numel() and entries"),
     "zeros": (lambda x: x.flatten(1) + torch.zeros(2, 400), "(in torch.zeros(2, 400)); read it from a tensor"),
     "split": (_halves, "the size 8 is a literal (in x.split(8, 1)); write x.chunk(2, 1)"),
     "slice": (lambda x: (x[:, :8] * x[:, 8:]).repeat(1, 2, 1, 1).flatten(1), "write x.shape[1] // 2"),

@@ -207,6 +207,22 @@ def test_other_reasons_speak_for_themselves() -> None:
     assert remedy("the size 8 is a literal (in y.view(8)); write -1 for it") == ""
 
 
+class TakenApart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(torch.stack(self.enter(x).unbind(1), 1))
+        return found
+
+
+def test_channels_that_are_taken_apart_are_not_picked() -> None:
+    """All of them are used, in their order."""
+    reasons = str(graphprune.trace(TakenApart(), torch.randn(2, 5)).frozen)
+    assert "unbind: each of the channels becomes a tensor of its own" in reasons
+
+
 def test_layers_and_lists() -> None:
     assert (
         layer_of("weight[0]") == "weight" and layer_of("a.b.weight[0]") == "a.b" and layer_of("a.gamma[0]") == "a.gamma"

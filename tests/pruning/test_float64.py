@@ -108,3 +108,40 @@ def test_what_a_model_holds_in_any_way_is_computed_with_in_float64(how: str) -> 
     plan = graphprune.trace(model, x).plan(0.5)
     assert graphprune.verify(model, plan.apply(model), plan, x).relative < 1e-14
     assert model(x).dtype == torch.float32
+
+
+class Ensemble(nn.Module):
+    """Runs stacked weights in a module without values. [n, 5] -> [2, n, 3]"""
+
+    def __init__(self, hold: Callable[[nn.Module], Any], held: Callable[[Any], nn.Module]) -> None:
+        super().__init__()
+        nets = [nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in range(2)]
+        stacked, _ = torch.func.stack_module_state(nets)
+        self.weights = nn.ParameterDict({name.replace(".", "_"): t.detach() for name, t in stacked.items()})
+        self.base, self.held = hold(nets[0].to("meta")), held
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda weights: self.run_one(weights, x))(dict(self.weights.items()))
+
+    def run_one(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        named = {name.replace("_", "."): weight for name, weight in weights.items()}
+        found: Tensor = torch.func.functional_call(self.held(self.base), named, (x,))
+        return found
+
+
+HELD_WITHOUT_VALUES: dict[str, tuple[Callable[[nn.Module], Any], Callable[[Any], nn.Module]]] = {
+    "list": (lambda base: [base], lambda held: held[0]),
+    "dictionary": (lambda base: {"base": base}, lambda held: held["base"]),
+    "partial": (lambda base: partial(lambda held: held, base), lambda held: held()),
+    "closure": (lambda base: lambda: base, lambda held: held()),
+}
+
+
+@pytest.mark.parametrize("how", HELD_WITHOUT_VALUES)
+def test_a_module_without_values_may_be_held(how: str) -> None:
+    """It was read as if it had some."""
+    model, x = Ensemble(*HELD_WITHOUT_VALUES[how]).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.weights["0_weight"].shape == (2, 8, 5)
+    assert graphprune.verify(model, slim, plan, x).passed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -85,6 +85,72 @@ def checked(model: nn.Module) -> graphprune.Plan:
 def test_sizes_have_the_type_of_integers_in_functions_that_a_model_holds(held: str) -> None:
     """Another way than the model's was traced."""
     assert checked(Holding(*HELD[held])).kept["enter.weight"][0].size == 8
+
+
+def around(function: Callable[[Tensor], Tensor]) -> type[nn.Module]:
+    """A class whose ``forward`` has a function in its closure."""
+
+    class Around(Holding):
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(function(self.enter(x)))
+            return found
+
+    return Around
+
+
+class ByDefault(Holding):
+    """Has a function in a default."""
+
+    def forward(self, x: Tensor, function: Callable[[Tensor], Tensor] = HELD["lambda"][0]) -> Tensor:
+        found: Tensor = self.leave(function(self.enter(x)))
+        return found
+
+
+class OfClass(Holding):
+    """Has functions in a table of its class."""
+
+    table: ClassVar = {"lambda": HELD["lambda"][0]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.table["lambda"](self.enter(x)))
+        return found
+
+
+class Doubled(torch.autograd.Function):
+    """Is reached by the name of its class."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y * 2 if type(y.shape[1]) is int else y.clone()
+
+
+@lru_cache
+def factor(width: int) -> int:
+    return 2 if type(width) is int else 1
+
+
+DOUBLING = Doubling()
+OUTSIDE: dict[str, type[nn.Module]] = {
+    "closure": around(HELD["lambda"][0]),
+    "closure of a closure": around(within(HELD["lambda"][0])),
+    "partial": around(partial(doubled, 2.0)),
+    "object": around(Doubling()),
+    "bound method": around(Doubling().double),
+    "default": ByDefault,
+    "table of a class": OfClass,
+    "table of a file": around(lambda y: HELD["dictionaries"][0]["a"]["b"](y)),
+    "object of a file": around(lambda y: DOUBLING.double(y)),
+    "object made there": around(lambda y: Doubling()(y)),
+    "class": around(lambda y: Doubled.apply(y)),  # type: ignore[no-untyped-call, no-any-return]
+    "cached function": around(lambda y: y * factor(y.shape[1])),
+}
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_sizes_have_the_type_of_integers_in_functions_that_a_program_finds(outside: str) -> None:
+    """Another way than the model's was traced, and the slim model computed something else."""
+    model = OUTSIDE[outside](None, called)
+    assert checked(model).kept["enter.weight"][0].size == 8
 
 
 def test_sizes_have_the_type_of_integers_in_hooks() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ HOLDERS: dict[str, Holder] = {
     "frozen": (Frozen, lambda c: c.heads),
     "slotted": (Slotted, lambda c: c.heads),
     "named tuple": (Named, lambda c: c.heads),
+    "slice": (lambda h: slice(2, h), lambda c: c.stop),
+    "slice of slices": (lambda h: (None, slice(slice(h), "b")), lambda c: c[1].start.stop),
     "namespace": (lambda h: SimpleNamespace(heads=h), lambda c: c.heads),
     "ordered": (lambda h: Ordered(heads=h), lambda c: c["heads"]),
     "open": (lambda h: Open(heads=h), lambda c: c.heads),
@@ -109,13 +112,39 @@ class Net(nn.Module):
         return self.leave(self.layers(self.enter(x)))
 
 
+class Gated(nn.Module):
+    """Cuts at the bounds of slices that it holds. [n, 5] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(8, 3)
+        self.gate, self.value = slice(0, 8), {"all": [(Ellipsis, slice(8, None))]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        found: Tensor = self.leave(y[:, self.gate] * y[self.value["all"][0]])
+        return found
+
+
 def halved(net: nn.Module) -> nn.Module:
-    x = torch.randn(2, 6, 5)
+    x = torch.randn(2, 5) if isinstance(net, Gated) else torch.randn(2, 6, 5)
     plan = graphprune.trace(net.eval(), x).plan(0.5)
     slim = graphprune.Plan.from_json(plan.to_json()).apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert copy.deepcopy(slim)(x).shape == slim(x).shape
     return slim
+
+
+def test_bounds_of_slices_follow(tmp_path: Path) -> None:
+    net = Gated()
+    slim = halved(net)
+    assert (slim.gate, slim.value["all"]) == (slice(0, 4), [(Ellipsis, slice(4, None))])
+    assert (net.gate, net.value["all"]) == (slice(0, 8), [(Ellipsis, slice(8, None))])
+    graphprune.save(slim, tmp_path / "slim")
+    x = torch.randn(2, 5)
+    loaded = graphprune.load(tmp_path / "slim", Gated())
+    assert loaded.gate == slice(0, 4)
+    assert torch.equal(loaded(x), slim(x))
 
 
 copied = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot copy what answers any name")

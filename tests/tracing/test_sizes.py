@@ -75,6 +75,10 @@ CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
     (48, lambda m, y: y.view(-1, 3, np.prod(y.shape[1:]) // 3).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, divmod(y.shape[1], 3)[0]).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, round(abs(m.width))).unbind(1)),
+    (48, lambda m, y: y.split((m.width << 1 >> 2) << 1, 1)),
+    (48, lambda m, y: y.split((m.width + 3) & ~3, 1)),
+    (48, lambda m, y: y.split(-4 & m.width, 1)),
+    (48, lambda m, y: y.split(m.width, 1) if 1 & m.width == 0 else y.unbind(2)),
 ]
 
 

@@ -1,9 +1,9 @@
 """``int(size)`` and ``int(size / 2)`` in the files of a model are sizes, and ``type(size)`` is ``int``.
 
 Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
-type in the files of its classes and of the functions that ``forward`` reaches by a name, or that modules hold, where
-these do no more than call it and ask ``isinstance`` (``name_uses``). So does the name ``type``, which tells of a size
-what it is in the program.
+type in the files of its classes and of the functions that ``forward`` reaches, by a name or through what modules,
+closures, containers and objects hold, where these do no more than call it and ask ``isinstance`` (``name_uses``). So
+does the name ``type``, which tells of a size what it is in the program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphprune.tracing.may_write import function_of, functions_held, is_own
+from graphprune.tracing.may_write import function_of, functions_held, is_own, may_write_to
 from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
@@ -87,9 +87,10 @@ def whole_numbers(kinds: Iterable[type], holders: Modules = ()) -> Iterator[None
         kinds: the classes of a model's modules.
         holders: those of its modules that may hold functions or objects.
     """
-    found = [_users(kind) for kind in set(kinds)]
+    classes = set(kinds)
+    found = [_users(kind) for kind in classes]
     names = frozenset[str]().union(*(users.names for users in found))
-    found += _users_held(holders, names)
+    found += _users_held(classes, holders, names)
     run = None if any(users.computed for users in found) else names.union(*(users.names for users in found))
     with ExitStack() as stack:
         for name, another in (("int", _Whole), ("type", _Type)):
@@ -139,9 +140,12 @@ def _users(kind: type) -> _Users:
     return found._replace(of_int=found.of_int.union(own))
 
 
-def _users_held(holders: Modules, names: Iterable[str]) -> list[_Users]:
-    """The functions in what modules hold, attributes and hooks, where ``forward`` uses these names."""
-    return [_Users.among(functions_held(values_held(holders), names))]
+def _users_held(kinds: Iterable[type], holders: Modules, names: Iterable[str]) -> list[_Users]:
+    """The functions in what modules hold, attributes and hooks, where ``forward`` uses these names; and those in
+    closures, defaults, containers and objects of the program."""
+    held = functions_held(values_held(holders), names)
+    outside = may_write_to([kind for kind in kinds if not is_own(kind.__module__)], ())
+    return [_Users.among(held), _Users.among(value for value in outside if isinstance(value, FunctionType))]
 
 
 def _reached(kind: type) -> Iterator[FunctionType]:
