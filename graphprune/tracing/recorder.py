@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -451,14 +451,20 @@ def _noticing_seeds(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Everything that must hold while a model is traced; all of it is undone afterwards."""
+def recording(recorder: Recorder, reached: Iterable[Any]) -> Iterator[None]:
+    """Everything that must hold while a model is traced; all of it is undone afterwards.
+
+    Args:
+        recorder: what is called is noted there.
+        reached: what the program reaches outside of its model (see
+            :func:`graphprune.tracing.may_write.may_write_to`).
+    """
     import_module("torch._dynamo")  # which torch does at its first decomposition: amid modes, that of 2.8 fails
     with changing_globals():
-        yield from _recording(recorder)
+        yield from _recording(recorder, reached)
 
 
-def _recording(recorder: Recorder) -> Iterator[None]:
+def _recording(recorder: Recorder, reached: Iterable[Any]) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -474,7 +480,8 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:
                 stack.enter_context(watching(recorder.log, recorder.lookup_sized))
-                stack.enter_context(whole_numbers(recorder.model_copy.kinds.values(), recorder.model_copy.holders))
+                own = recorder.model_copy
+                stack.enter_context(whole_numbers(own.kinds.values(), own.holders, reached))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

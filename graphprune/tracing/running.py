@@ -22,6 +22,7 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.held import tensors_in_objects
 from graphprune.utils.modules import tables
 from graphprune.utils.switches import set_training
@@ -58,7 +59,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     if recorder.on_meta and own.module.training:
         _give_buffers_values(recorder)
     restored = restored_globals(own.modules, holders)
-    with recording(recorder), restored as reached, emptied_tables(holders, reached):
+    with changing_globals(), restored as reached, recording(recorder, reached), emptied_tables(holders, reached):
         result = seen.run(own.module)
         # It may compute, as forward does, and look at values: then the trace with real tensors says what fails.
         kept = result if outputs is None else outputs(result) if recorder.on_meta else picked(outputs, result)

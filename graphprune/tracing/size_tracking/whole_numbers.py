@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphprune.tracing.may_write import function_of, functions_held, is_own, may_write_to
+from graphprune.tracing.may_write import function_of, functions_held, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
@@ -80,17 +80,18 @@ class _Type(metaclass=_AnyType):
 
 
 @contextmanager
-def whole_numbers(kinds: Iterable[type], holders: Modules = ()) -> Iterator[None]:
+def whole_numbers(kinds: Iterable[type], holders: Modules = (), reached: Iterable[Any] = ()) -> Iterator[None]:
     """Within, sizes that the files of these classes and their helpers make integers stay sizes, and have their type.
 
     Args:
         kinds: the classes of a model's modules.
         holders: those of its modules that may hold functions or objects.
+        reached: what the program reaches outside of its model.
     """
-    classes = set(kinds)
-    found = [_users(kind) for kind in classes]
+    found = [_users(kind) for kind in set(kinds)]
     names = frozenset[str]().union(*(users.names for users in found))
-    found += _users_held(classes, holders, names)
+    found.append(_Users.among(functions_held(values_held(holders), names)))
+    found.append(_Users.among(value for value in reached if isinstance(value, FunctionType)))
     run = None if any(users.computed for users in found) else names.union(*(users.names for users in found))
     with ExitStack() as stack:
         for name, another in (("int", _Whole), ("type", _Type)):
@@ -138,14 +139,6 @@ def _users(kind: type) -> _Users:
     found = _Users.among(_reached(kind))
     own = () if is_own(kind.__module__) else (kind.__module__,)
     return found._replace(of_int=found.of_int.union(own))
-
-
-def _users_held(kinds: Iterable[type], holders: Modules, names: Iterable[str]) -> list[_Users]:
-    """The functions in what modules hold, attributes and hooks, where ``forward`` uses these names; and those in
-    closures, defaults, containers and objects of the program."""
-    held = functions_held(values_held(holders), names)
-    outside = may_write_to([kind for kind in kinds if not is_own(kind.__module__)], ())
-    return [_Users.among(held), _Users.among(value for value in outside if isinstance(value, FunctionType))]
 
 
 def _reached(kind: type) -> Iterator[FunctionType]:
