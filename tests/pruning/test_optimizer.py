@@ -396,6 +396,35 @@ def test_errors_change_nothing() -> None:
         prune_in_place(foreign, plan)
 
 
+class Facade(Optimizer):
+    """Has the groups and the state of the optimizer that it wraps."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner, self.param_groups, self.state, self.defaults = inner, inner.param_groups, inner.state, {}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("slow", "what"),
+    [
+        (lambda parameters: {p: p.detach().clone() for p in parameters}, "parameters"),
+        (lambda parameters: [p.detach().clone() for p in parameters], "tensors of the sizes of its parameters"),
+        (lambda parameters: {i: p.detach().clone() for i, p in enumerate(parameters)}, "tensors of the sizes"),
+    ],
+)
+def test_slow_weights_outside_of_the_state_are_refused(
+    wrapped: bool, slow: Callable[[list[Tensor]], object], what: str
+) -> None:
+    model, x, _ = image_net(), *NETS["image"][1:]
+    inner = SGD(model.parameters(), lr=0.1)
+    optimizer = Facade(inner) if wrapped else inner
+    optimizer.slow = slow(list(model.parameters()))
+    with pytest.raises(InputError, match=f"{type(optimizer).__name__} holds {what}.* in its attribute 'slow'"):
+        prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
+    del optimizer.slow
+    prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
+
+
 def test_an_attribute_that_is_missing_is_seen_before_anything_changes() -> None:
     model, x = attention_net(), WORDS
     plan = graphprune.trace(model, x).plan(heads=0.5)
