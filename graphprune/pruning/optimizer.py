@@ -70,6 +70,7 @@ def prune_in_place(
     check_trains(optimizers, model)
     model = uncompiled(model)
     averaged = [uncompiled(_averaged(uncompiled(average), model)) for average in averages]
+    _check_outside(averaged, model)
     modules = [model, *averaged]
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
@@ -139,6 +140,22 @@ def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The module that holds the averages: what is of another class than the model wraps it."""
     inner = getattr(average, "module", None)
     return inner if type(average) is not type(model) and isinstance(inner, nn.Module) else average
+
+
+def _check_outside(averaged: Sequence[nn.Module], model: nn.Module) -> None:
+    """Raise an InputError if averages are a part of the model that is pruned: they are those of another part."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    for number, module in enumerate(averaged):
+        path = paths.get(id(module))
+        if path is not None:
+            raise InputError(
+                f"averages[{number}]: lies within the model that is pruned, at {path or 'its root'}",
+                where=f"averages[{number}]",
+                found=f"averages in a part of this {type(model).__name__}",
+                needed="averages of all of the model that is pruned",
+                do="prune the part that is averaged: trace it, and prune_in_place(model.net, plan, optimizer, "
+                "averages=[model.ema]); a callback of Lightning takes part='net'",
+            )
 
 
 def _check(model: nn.Module, plan: Plan, prefix: str) -> None:

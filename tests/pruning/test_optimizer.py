@@ -189,6 +189,27 @@ def test_averages(wrapped: bool) -> None:
         torch.testing.assert_close(new, (old + p) / 2)
 
 
+class WithAverages(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.ema = net, AveragedModel(net)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_averages_within_the_model_are_those_of_the_part_that_is_averaged() -> None:
+    model, x, _ = text_net(), *NETS["text"][1:]
+    whole = WithAverages(model)
+    with pytest.warns(graphprune.UnreachedWarning):
+        plan = graphprune.trace(whole, x).plan(0.5)
+    with pytest.raises(InputError, match=r"averages\[0\]: lies within the model that is pruned, at ema\.module"):
+        prune_in_place(whole, plan, averages=[whole.ema])
+    prune_in_place(model, graphprune.trace(model, x).plan(0.5), averages=[whole.ema])
+    whole.ema.update_parameters(model)
+    assert torch.equal(whole.ema(x), whole(x))
+
+
 # ---------------------------------------------------------------- whole blocks, tied weights
 
 
