@@ -55,6 +55,11 @@ def is_read_once(calibration: Any) -> bool:
     return isinstance(calibration.batches if isinstance(calibration, ProcessBatches) else calibration, Iterator)
 
 
+def as_share(batches: list[Any], communicator: Communicator) -> Iterable[Any]:
+    """The batches as those of this process, where several share them."""
+    return batches if communicator.count == 1 else ProcessBatches(batches, True, communicator)
+
+
 def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """The batches with their numbers, with a progress bar if stderr is a terminal.
 

@@ -11,18 +11,23 @@ Kronecker-factored Approximate Curvature", ICML 2015.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.output_error import compared_outputs
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind
 
 SMOOTHING = 0.1
 """So much of the probabilities of scores is spread evenly over the classes: samples of which a model is sure would say
 nothing, and a hundred samples have few others."""
+_SKIPPED = 2**20
+"""So many numbers at most are drawn at once to be thrown away."""
 
 
 class Answer(NamedTuple):
@@ -36,6 +41,58 @@ class Answer(NamedTuple):
 
     kind: OutputKind
     values: Tensor
+
+
+class AnswerDraws:
+    """The random numbers of answers to a model's outputs, of one pass over the batches of a process.
+
+    Where processes share the batches, each draws for its own what a single process with all of them would: batch i of
+    process r of n is number i * n + r. Numbers that belong to batches of others are drawn and thrown away.
+
+    Args:
+        seed: of the generator.
+        kinds: what each tensor of an output has.
+        shapes: by batch of this process, the shapes of the tensors that answers are drawn for.
+        communicator: the processes that share the batches.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        kinds: Sequence[OutputKind],
+        shapes: Sequence[Sequence[torch.Size]],
+        communicator: Communicator,
+    ) -> None:
+        self._kinds = kinds
+        self._generator = torch.Generator().manual_seed(seed)
+        own = [sum(map(_numbers_drawn, batch, kinds[: len(batch)])) for batch in shapes]
+        self._skipped = _numbers_of_others(communicator.gather(own), communicator.rank)
+        self._next = 0
+
+    def answers(self, number: int, output: Any) -> list[Answer]:
+        """An answer to each tensor of the output for batch ``number`` of this process. Batches come in order."""
+        left, self._next = sum(self._skipped[self._next : number + 1]), number + 1
+        while left > 0:
+            left -= len(torch.rand(min(left, _SKIPPED), generator=self._generator, dtype=torch.float64, device="cpu"))
+        return draw_answers(output, self._kinds, self._generator)
+
+
+def _numbers_drawn(shape: torch.Size, kind: OutputKind) -> int:
+    """How many random numbers the answer to a tensor takes: one for each class drawn, else one for each entry."""
+    classes = kind.dim % len(shape) if kind.name == CLASSES else None
+    return math.prod(size for dim, size in enumerate(shape) if dim != classes)
+
+
+def _numbers_of_others(drawn: Sequence[Sequence[int]], rank: int) -> list[int]:
+    """How many numbers other processes draw before each batch of a process, since its last one.
+
+    Args:
+        drawn: by process and batch, how many numbers are drawn.
+        rank: the number of the process.
+    """
+    count, in_order = len(drawn), list(chain.from_iterable(zip_longest(*drawn, fillvalue=0)))
+    places = range(rank, count * len(drawn[rank]), count)
+    return [sum(in_order[max(place - count + 1, 0) : place]) for place in places]
 
 
 def draw_answers(output: Any, kinds: Sequence[OutputKind], generator: torch.Generator) -> list[Answer]:

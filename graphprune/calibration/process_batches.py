@@ -85,7 +85,9 @@ def across_processes(
         dealt: every process has batches of its own, perhaps in different numbers, and uses them all. False: all have
             the same, in the same order, and process r of n uses batches r, r + n, ... None: True for a ``DataLoader``
             with a ``DistributedSampler`` or prepared by Accelerate, else False. Both repeat samples so that all
-            processes have as many; with False none counts twice.
+            processes have as many; with False none counts twice. Criteria that draw answers (gradients without a loss)
+            take the first batch of each process, then the second of each, and so on: batches that were dealt in turn
+            get the answers that one process draws, others get others.
         group: a process group; None: the default group.
         timeout: how many seconds a process waits for the others.
 

@@ -7,7 +7,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import (
+    as_share,
     call_arguments,
     call_model,
     check_calibration,
@@ -29,8 +30,8 @@ from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
 from graphprune.calibration.other_gradients import OtherGradients, other_gradients_kept
 from graphprune.calibration.output_error import compared_outputs
-from graphprune.calibration.output_kinds import OutputKind, kinds_of
-from graphprune.calibration.own_answers import answer_loss, draw_answers
+from graphprune.calibration.output_kinds import kinds_of
+from graphprune.calibration.own_answers import AnswerDraws, answer_loss
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
@@ -171,15 +172,14 @@ class Statistics:
         learned = {n: p for n, p in parameters.items() if n not in fixed and is_float(p)}
         _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate_alike), 0
-        generator = torch.Generator().manual_seed(self.seed)
         with self._pass(), torch.enable_grad(), ExitStack() as stack:
             for name, parameter in parameters.items():
                 parameter.requires_grad_(name in learned)
             others = stack.enter_context(other_gradients_kept(learned.values()))
-            kinds = self._output_kinds()
+            draws = self._answer_draws()
             for number, batch in self._batches():
                 call = map_tensors(_learnable, self._call(number, batch))
-                call = self._answered(number, call, kinds, generator)
+                call = self._answered(number, call, draws)
                 for sample in splitter.samples(number, call):
                     self._backward(number, sample, others)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
@@ -214,29 +214,33 @@ class Statistics:
             ) from error
 
     @torch.no_grad()
-    def _output_kinds(self) -> Sequence[OutputKind]:
-        """What the model's outputs are, by a pass over the batches, if answers are drawn from them."""
+    def _answer_draws(self) -> AnswerDraws | None:
+        """What draws answers to the model's outputs, by a pass over the batches; None: there is a loss."""
         if self.loss_fn is not None:
-            return ()
+            return None
         if is_read_once(self._calibration):
-            self._calibration = list(self._calibration)
-        return kinds_of(self._outputs_without_loss(), self.communicator)
+            self._calibration = as_share(list(self._calibration), self.communicator)
+        shapes: list[list[torch.Size]] = []
+        kinds = kinds_of(self._outputs_without_loss(shapes), self.communicator)
+        return AnswerDraws(self.seed, kinds, shapes, self.communicator)
 
-    def _outputs_without_loss(self) -> Iterator[list[Tensor]]:
+    def _outputs_without_loss(self, shapes: list[list[torch.Size]]) -> Iterator[list[Tensor]]:
+        """The tensors of each output, none of one with a loss; their shapes are appended to ``shapes``."""
         for number, batch in self._batches():
             args, kwargs, _ = self._call(number, batch)
             output = self._forward(number, args, kwargs)
-            if not has_own_loss(output):
-                yield compared_outputs(output)
+            tensors = [] if has_own_loss(output) else compared_outputs(output)
+            shapes.append([tensor.shape for tensor in tensors])
+            yield tensors
 
     @torch.no_grad()
-    def _answered(self, number: int, call: Any, kinds: Sequence[OutputKind], generator: torch.Generator) -> Any:
+    def _answered(self, number: int, call: Any, draws: AnswerDraws | None) -> Any:
         """A batch with answers that are drawn from the outputs, if there is nothing else to compute a loss of."""
-        if self.loss_fn is not None:
+        if draws is None:
             return call
         args, kwargs, _ = call
         output = self._forward(number, args, kwargs)
-        return call if has_own_loss(output) else (args, kwargs, draw_answers(output, kinds, generator))
+        return call if has_own_loss(output) else (args, kwargs, draws.answers(number, output))
 
     def _evaluate(self, number: int, call: Any) -> tuple[Any, Tensor]:
         """The output and the loss of a batch, given as (positional arguments, keyword arguments, target)."""

@@ -9,9 +9,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batch_parts import batch_parts
-from graphprune.calibration.batches import InputsOnly, check_calibration, communicator_of
-from graphprune.calibration.communicator import Communicator
-from graphprune.calibration.process_batches import ProcessBatches
+from graphprune.calibration.batches import InputsOnly, as_share, check_calibration, communicator_of
 from graphprune.calibration.samples import spread_numbers
 from graphprune.utils.tree import tensors_of
 
@@ -59,7 +57,7 @@ class HeldBack:
         inputs = list(InputsOnly(batches)) if paired else batches
         repairing, judging = _parted(model, inputs)
         in_part = any(communicator.gather(len(batches) < len(given)))
-        whole, *parts = (_shared(part, communicator) for part in (given, batches, repairing, judging))
+        whole, *parts = (as_share(part, communicator) for part in (given, batches, repairing, judging))
         return HeldBack(whole, in_part, *parts)
 
 
@@ -100,8 +98,3 @@ def _sizes(count: int) -> tuple[int, int]:
     """How many samples of a batch repair, and how many judge; of a large one, its first are taken."""
     taken = min(count, MOST_SAMPLES)
     return taken - taken // JUDGING, taken // JUDGING
-
-
-def _shared(batches: list[Any], communicator: Communicator) -> Iterable[Any]:
-    """The batches as those of this process, where several share them."""
-    return batches if communicator.count == 1 else ProcessBatches(batches, True, communicator)

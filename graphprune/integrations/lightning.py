@@ -177,7 +177,9 @@ def _check_averages(trainer: Trainer) -> None:
             where=type(found).__name__,
             found=f"{type(found).__name__} beside a PruningCallback",
             needed="averages that are pruned with the module",
-            do="average in the module, with a torch.optim.swa_utils.AveragedModel that is given as averages=[...]; or "
+            do="average a part of the module, self.ema = torch.optim.swa_utils.AveragedModel(self.net), which "
+            "on_train_batch_end updates, and prune that part with its averages, "
+            "PruningCallback(..., part='net', averages=[module.ema]); or "
             f"fit again with {type(found).__name__} once pruning is over",
         )
 

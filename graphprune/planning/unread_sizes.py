@@ -5,7 +5,7 @@ They follow where the evidence is unambiguous: the attribute is named like a num
 all that has its value in its module shrank to the same size. The others that some of this holds for are *stale*.
 
 Entries of dictionaries are attributes too. Those that name a module and the number of its channels, as lists of
-feature maps do, follow that module.
+feature maps do, follow that module. So do the numbers of channels of torch's norms that have no tensors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.graph.analysis import Analysis
@@ -60,7 +61,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
     stale = []
     everything = named_modules(graph.model)
     modules = not_torchs(everything)
-    described = list(_descriptions(modules, {path for path, _ in everything}))
+    described = [*_descriptions(modules, {path for path, _ in everything}), *_of_bare_norms(everything)]
     passed_over = read | {path for path, _, _ in described}
     for attribute in attributes_in(modules):
         if attribute.path in passed_over or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
@@ -190,6 +191,14 @@ def _described(value: Any, place: str, owner: str, paths: set[str], known: set[i
             yield place + step, int(item), named[0]
         else:
             yield from _described(item, place + step, owner, paths, known)
+
+
+def _of_bare_norms(modules: Modules) -> Iterator[tuple[str, int, str]]:
+    """The numbers of channels of torch's norms that no tensor of theirs tells: path, value, and the module's path."""
+    for path, module in modules:
+        name = "num_features" if isinstance(module, _NormBase) else "num_channels"
+        if isinstance(module, _NormBase | nn.GroupNorm) and name not in module_sizes(module):
+            yield f"{path}.{name}" if path else name, getattr(module, name), path
 
 
 def _named(name: str, owner: str, paths: set[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,12 +70,17 @@ def prune_in_place(
     optimizers = several(optimizer)
     check_trains(optimizers, model)
     model = uncompiled(model)
-    modules = [model, *(uncompiled(_averaged(uncompiled(average), model)) for average in averages)]
+    averaged = [uncompiled(_averaged(uncompiled(average), model)) for average in averages]
+    _check_outside(averaged, model)
+    modules = [model, *averaged]
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
     weights = _weights(model, plan)
     _check_hooks(weights)
-    carried = [_OptimizerSurgery(one, weights) for outer in optimizers for one in _with_wrapped(outer)]
+    everything = [one for outer in optimizers for one in _with_wrapped(outer)]
+    for held in everything:
+        _check_attributes(held, weights)
+    carried = [_OptimizerSurgery(held, weights) for held in everything if not _is_facade(held)]
     for module in modules:
         plan.apply(module, inplace=True)
     after = _successors(weights, model)
@@ -135,6 +141,22 @@ def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The module that holds the averages: what is of another class than the model wraps it."""
     inner = getattr(average, "module", None)
     return inner if type(average) is not type(model) and isinstance(inner, nn.Module) else average
+
+
+def _check_outside(averaged: Sequence[nn.Module], model: nn.Module) -> None:
+    """Raise an InputError if averages are a part of the model that is pruned: they are those of another part."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    for number, module in enumerate(averaged):
+        path = paths.get(id(module))
+        if path is not None:
+            raise InputError(
+                f"averages[{number}]: lies within the model that is pruned, at {path or 'its root'}",
+                where=f"averages[{number}]",
+                found=f"averages in a part of this {type(model).__name__}",
+                needed="averages of all of the model that is pruned",
+                do="prune the part that is averaged: trace it, and prune_in_place(model.net, plan, optimizer, "
+                "averages=[model.ema]); a callback of Lightning takes part='net'",
+            )
 
 
 def _check(model: nn.Module, plan: Plan, prefix: str) -> None:
@@ -209,10 +231,23 @@ def _carry_gradients(weights: Weights, after: Mapping[int, nn.Parameter]) -> Non
 
 
 def _with_wrapped(optimizer: Optimizer) -> list[Optimizer]:
-    """An optimizer and those that it holds (Lookahead's); it itself not if it has the state of one (Accelerate's)."""
-    held = [one for one in vars(optimizer).values() if isinstance(one, Optimizer)]
-    own = [] if any(one.state is optimizer.state for one in held) else [optimizer]
-    return own + [inner for one in held for inner in _with_wrapped(one)]
+    """An optimizer and those that it holds (Lookahead's)."""
+    return [optimizer, *(inner for one in _wrapped(optimizer) for inner in _with_wrapped(one))]
+
+
+def _wrapped(optimizer: Optimizer) -> list[Optimizer]:
+    return [one for one in vars(optimizer).values() if isinstance(one, Optimizer)]
+
+
+def _is_facade(optimizer: Optimizer) -> bool:
+    """Has an optimizer the state of one that it holds (Accelerate's)?"""
+    return any(one.state is optimizer.state for one in _wrapped(optimizer))
+
+
+def _changed(optimizer: Optimizer, weights: Weights) -> dict[int, _Weight]:
+    """The parameters of an optimizer that shrink or are gone."""
+    own = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    return {key: weights[key] for key in own if key in weights and (weights[key].kept or weights[key].gone)}
 
 
 class _OptimizerSurgery:
@@ -220,9 +255,7 @@ class _OptimizerSurgery:
 
     def __init__(self, optimizer: Optimizer, weights: Weights) -> None:
         self.optimizer = optimizer
-        own = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        changed = {key: weights[key] for key in own if key in weights and (weights[key].kept or weights[key].gone)}
-        _check_attributes(optimizer, changed)
+        changed = _changed(optimizer, weights)
         self.gone = {key for key, weight in changed.items() if weight.gone}
         with_state = {k: w for k, w in changed.items() if w.parameter in optimizer.state and not w.gone}
         self.states = {key: _slim_state(optimizer, weight) for key, weight in with_state.items()}
@@ -264,18 +297,31 @@ def _warn_of_fresh(optimizer: Optimizer, names: Sequence[str]) -> None:
         )
 
 
-def _check_attributes(optimizer: Optimizer, changed: Weights) -> None:
-    """Raise an InputError if an optimizer holds parameters elsewhere than in its groups."""
+def _check_attributes(optimizer: Optimizer, weights: Weights) -> None:
+    """Raise an InputError if an optimizer holds parameters, or copies of them, elsewhere than in its groups."""
+    kind, changed = type(optimizer).__name__, _changed(optimizer, weights)
     for name, value in vars(optimizer).items():
         held = [] if name in ("param_groups", "state") else list(_held(value))
-        if any(id(tensor) in changed for tensor in held):
+        parameters = any(id(tensor) in changed for tensor in held)
+        if parameters or (changed and _are_sized_as_groups(held, optimizer, changed)):
+            what = "parameters" if parameters else "tensors of the sizes of its parameters"
             raise InputError(
-                f"optimizer: {type(optimizer).__name__} holds parameters in its attribute {name!r} besides its groups",
-                where=f"{type(optimizer).__name__}.{name}",
-                found=f"{with_article(type(value).__name__)} that holds parameters",
-                needed="parameters in param_groups and state alone, which pruning can change",
+                f"optimizer: {kind} holds {what} in its attribute {name!r} besides its groups",
+                where=f"{kind}.{name}",
+                found=f"{with_article(type(value).__name__)} that holds {what}",
+                needed="parameters and what is kept of each in param_groups and state alone, which pruning can change",
                 do="prune without the optimizer and make a new one",
             )
+
+
+def _are_sized_as_groups(held: Sequence[Tensor], optimizer: Optimizer, changed: Weights) -> bool:
+    """Have tensors the sizes of all parameters, or of those of a group, in order, of which some change?"""
+    groups = [group["params"] for group in optimizer.param_groups]
+    shapes = [tensor.shape for tensor in held]
+    return any(
+        shapes == [p.shape for p in parameters] and any(id(p) in changed for p in parameters)
+        for parameters in (*groups, list(chain.from_iterable(groups)))
+    )
 
 
 def _held(value: Any) -> Iterator[Tensor]:

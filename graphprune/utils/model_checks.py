@@ -18,10 +18,11 @@ from graphprune.utils.modules import Modules, check_once, named_modules
 _HOLDS_A_MODEL = {
     ("torch.nn.parallel", "DistributedDataParallel"),
     ("torch.nn.parallel", "DataParallel"),
-    ("torch.optim.swa_utils", "AveragedModel"),
     ("torch.distributed", "FullyShardedDataParallel"),
 }
 """Wrappers that keep the model in their attribute ``module``: where they are defined, and their names."""
+_AVERAGES = ("torch.optim.swa_utils", "AveragedModel")
+"""What holds averages of a model in its attribute ``module``; within a model it is a module like others."""
 
 
 def check_same_tensors(
@@ -91,7 +92,7 @@ def _check_modules(modules: Modules, name: str) -> None:
     """Raise an InputError if a module has no shapes yet, or is a wrapper, or sharded."""
     for path, module in modules:
         lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
-        if lazy is None and not wrapper:
+        if lazy is None and (not wrapper or (path and _AVERAGES in wrapper)):
             continue
         where = f"{name}.{path}" if path else name
         if lazy is not None:
@@ -102,15 +103,8 @@ def _check_modules(modules: Modules, name: str) -> None:
                 needed="parameters with shapes",
                 do="run the model once on an input before it is pruned, model(example)",
             )
-        if wrapper & _HOLDS_A_MODEL:
-            _, kind = min(wrapper & _HOLDS_A_MODEL)
-            raise InputError(
-                f"{where}: is {with_article(kind)} around a model, not the model itself",
-                where=where,
-                found=f"{with_article(kind)}, which holds the model in its attribute module",
-                needed="the model itself, since the wrapper keeps lists of its parameters",
-                do=_instead(where, kind, path),
-            )
+        if wrapper & {*_HOLDS_A_MODEL, _AVERAGES}:
+            raise _around_a_model(where, path, wrapper)
         if ("torch.distributed", "FSDPModule") in wrapper:
             raise InputError(
                 f"{where}: is sharded by fully_shard, and its parameters are spread over processes",
@@ -120,6 +114,20 @@ def _check_modules(modules: Modules, name: str) -> None:
                 do="prune the model before fully_shard, then shard the slim one",
             )
     _check_whole(modules, name)
+
+
+def _around_a_model(where: str, path: str, wrapper: frozenset[tuple[str, str]]) -> InputError:
+    """What a user is told of a wrapper around a model."""
+    _, kind = min(wrapper & {*_HOLDS_A_MODEL, _AVERAGES})
+    return InputError(
+        f"{where}: is {with_article(kind)} around a model, not the model itself",
+        where=where,
+        found=f"{with_article(kind)}, which holds the model in its attribute module",
+        needed="the model that is averaged, or its averages"
+        if _AVERAGES in wrapper
+        else "the model itself, since the wrapper keeps lists of its parameters",
+        do=_instead(where, kind, path),
+    )
 
 
 def _without_tables(model: nn.Module, name: str) -> InputError:

@@ -335,6 +335,31 @@ def test_averages_of_another_callback_are_refused_before_training(tmp_path: Path
     assert module.model[0].out_channels == 8
 
 
+class Averaging(pl.LightningModule):
+    """Averages its network, as the message for averages of another callback says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 10))
+        self.ema = torch.optim.swa_utils.AveragedModel(self.net)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ema.update_parameters(self.net)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+def test_averages_of_a_part_are_pruned_with_it(tmp_path: Path) -> None:
+    module = Averaging()
+    options: dict[str, Any] = {"example_inputs": next(iter(loader()))[0], "part": "net", "averages": [module.ema]}
+    lightning_trainer(tmp_path, 2, LightningCallback(SCHEDULE, ratio=0.5, **options)).fit(module, loader())
+    assert module.net[1].out_features == module.ema.module[1].out_features == 8
+
+
 class WithSettings(Classifier):
     """Its checkpoints hold an object."""
 

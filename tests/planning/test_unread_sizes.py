@@ -317,3 +317,25 @@ class Sampling(nn.Module):
 def test_sizes_that_may_be_one_of_several_are_stale(inputs: int) -> None:
     plan = graphprune.trace(Sampling(inputs, 16).eval(), torch.randn(2, inputs)).plan(0.5)
     assert "z" in plan.stale and ("layers" in plan.stale) == (inputs == 20)
+
+
+BARE_NORMS = {
+    "batch": nn.BatchNorm2d(16, affine=False, track_running_stats=False),
+    "instance": nn.InstanceNorm2d(16),
+    "group": nn.GroupNorm(4, 16, affine=False),
+}
+
+
+@pytest.mark.parametrize("name", BARE_NORMS)
+def test_norms_without_tensors_follow_their_channels(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), BARE_NORMS[name], nn.ReLU(), nn.Conv2d(16, 4, 3))
+    plan = graphprune.trace(model, IMAGE).plan(0.5)
+    slim = plan.apply(model)
+    assert getattr(slim[1], "num_channels" if name == "group" else "num_features") == slim[0].out_channels == 8
+    assert not plan.stale
+
+
+def test_a_norm_without_tensors_that_never_runs_is_stale() -> None:
+    model = Sampling(20, 16).eval()
+    model.idle = nn.BatchNorm1d(16, affine=False, track_running_stats=False)
+    assert "idle.num_features" in graphprune.trace(model, torch.randn(2, 20)).plan(0.5).stale

@@ -189,6 +189,27 @@ def test_averages(wrapped: bool) -> None:
         torch.testing.assert_close(new, (old + p) / 2)
 
 
+class WithAverages(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.ema = net, AveragedModel(net)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_averages_within_the_model_are_those_of_the_part_that_is_averaged() -> None:
+    model, x, _ = text_net(), *NETS["text"][1:]
+    whole = WithAverages(model)
+    with pytest.warns(graphprune.UnreachedWarning):
+        plan = graphprune.trace(whole, x).plan(0.5)
+    with pytest.raises(InputError, match=r"averages\[0\]: lies within the model that is pruned, at ema\.module"):
+        prune_in_place(whole, plan, averages=[whole.ema])
+    prune_in_place(model, graphprune.trace(model, x).plan(0.5), averages=[whole.ema])
+    whole.ema.update_parameters(model)
+    assert torch.equal(whole.ema(x), whole(x))
+
+
 # ---------------------------------------------------------------- whole blocks, tied weights
 
 
@@ -394,6 +415,35 @@ def test_errors_change_nothing() -> None:
         assert [id(p) for p in good.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
     with pytest.raises(PlanError, match="the plan names"):
         prune_in_place(foreign, plan)
+
+
+class Facade(Optimizer):
+    """Has the groups and the state of the optimizer that it wraps."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner, self.param_groups, self.state, self.defaults = inner, inner.param_groups, inner.state, {}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("slow", "what"),
+    [
+        (lambda parameters: {p: p.detach().clone() for p in parameters}, "parameters"),
+        (lambda parameters: [p.detach().clone() for p in parameters], "tensors of the sizes of its parameters"),
+        (lambda parameters: {i: p.detach().clone() for i, p in enumerate(parameters)}, "tensors of the sizes"),
+    ],
+)
+def test_slow_weights_outside_of_the_state_are_refused(
+    wrapped: bool, slow: Callable[[list[Tensor]], object], what: str
+) -> None:
+    model, x, _ = image_net(), *NETS["image"][1:]
+    inner = SGD(model.parameters(), lr=0.1)
+    optimizer = Facade(inner) if wrapped else inner
+    optimizer.slow = slow(list(model.parameters()))
+    with pytest.raises(InputError, match=f"{type(optimizer).__name__} holds {what}.* in its attribute 'slow'"):
+        prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
+    del optimizer.slow
+    prune_in_place(model, graphprune.trace(model, x).plan(0.5), optimizer)
 
 
 def test_an_attribute_that_is_missing_is_seen_before_anything_changes() -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import graphprune
 from graphprune.api import apply_and_repair
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError
 from graphprune.importance.criteria import CRITERIA
 from tests.calibration.test_samples import Conv, Recurrent, Transformer, class_loss, token_loss
@@ -79,6 +80,7 @@ REPAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent": ("recurrent", {"ratio": 0.5, "importance": "taylor"}),
     "experts": ("experts", {"ratio": 0.5, "importance": "wanda"}),
 }
+WITHOUT_LABELS = ("taylor", "fisher", "kfac", "surgeon")
 Share = Callable[[Any], Any]
 
 
@@ -92,6 +94,27 @@ def planned(name: str, criterion: str, share: Share) -> str:
     return graph_of(name).plan(0.5, **given).to_json()
 
 
+def planned_without_labels(criterion: str, share: Share) -> str:
+    """By a loss with answers that are drawn."""
+    batches = share([x for x, _ in pairs("conv")])
+    return graph_of("conv").plan(0.5, importance=criterion, calibration=batches).to_json()
+
+
+def drawn_scores(share: Share, name: str = "conv") -> dict[str, Tensor]:
+    """Sums of squared gradients of the loss with drawn answers."""
+    graph = graph_of(name)
+    statistics = Statistics(graph.model, graph.units, share([x for x, _ in pairs(name)]))
+    sums = {path: torch.zeros_like(tensor, dtype=torch.float64) for path, tensor in graph.model.named_parameters()}
+
+    def add(gradients: Any) -> None:
+        for path, gradient in gradients.items():
+            sums[path] += gradient.double().square()
+
+    statistics.each_backward(add)
+    statistics.sum(*sums.values())
+    return sums
+
+
 def repaired(name: str, options: dict[str, Any], share: Share) -> dict[str, Tensor]:
     graph, batches = graph_of(name), share(pairs(name))
     plan = graph.plan(**options, calibration=batches, loss_fn=loss_of(name))
@@ -100,6 +123,8 @@ def repaired(name: str, options: dict[str, Any], share: Share) -> dict[str, Tens
 
 def everything(share: Share) -> dict[str, Any]:
     found: dict[str, Any] = {f"plan {key}": planned(*case, share) for key, case in PLANS.items()}
+    found |= {f"without labels {one}": planned_without_labels(one, share) for one in WITHOUT_LABELS}
+    found |= {f"drawn {name}": drawn_scores(share, name) for name in ("conv", "transformer", "recurrent")}
     return found | {f"repaired {key}": repaired(*case, share) for key, case in REPAIRS.items()}
 
 
@@ -188,6 +213,10 @@ def part(rank: int) -> dict[str, Any]:
         found[f"dealt {first}"] = repaired(
             *REPAIRS["conv"], lambda batches, n=first: graphprune.across_processes(mine(batches, rank, n), dealt=True)
         )
+        found[f"drawn by those dealt {first}"] = drawn_scores(
+            lambda batches, n=first: graphprune.across_processes(mine(batches, rank, n), dealt=True)
+        )
+    found["drawn of a generator"] = drawn_scores(lambda batches: graphprune.across_processes(iter(batches[:1])))
     for sampler in (False, True):
         model = network("conv")
         graphprune.reestimate_batch_norm(model, graphprune.across_processes(loader(sampler)))
@@ -242,6 +271,32 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("key", PLANS)
 def test_equal_plans(key: str, found: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     assert found[0][f"plan {key}"] == found[1][f"plan {key}"] == alone[f"plan {key}"]
+
+
+@pytest.mark.parametrize("criterion", WITHOUT_LABELS)
+def test_equal_plans_without_labels(criterion: str, found: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    assert len({one[f"without labels {criterion}"] for one in (*found, alone)}) == 1
+
+
+@pytest.mark.parametrize("name", ["conv", "transformer", "recurrent"])
+def test_answers_are_those_that_one_process_draws(
+    name: str, found: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    assert difference(found[0][f"drawn {name}"], found[1][f"drawn {name}"]) == 0
+    assert difference(found[0][f"drawn {name}"], alone[f"drawn {name}"]) < 1e-5
+
+
+@pytest.mark.parametrize(("first", "order"), [(3, [0, 3, 1, 4, 2]), (5, [0, 1, 2, 3, 4])])
+def test_batches_of_their_own_have_answers_by_turns(first: int, order: list[int], found: list[dict[str, Any]]) -> None:
+    expected = drawn_scores(lambda batches: [batches[number] for number in order])
+    for one in found:
+        assert difference(one[f"drawn by those dealt {first}"], expected) < 1e-5
+
+
+def test_a_process_may_have_no_batch_of_a_generator(found: list[dict[str, Any]]) -> None:
+    expected = drawn_scores(lambda batches: batches[:1])
+    for one in found:
+        assert difference(one["drawn of a generator"], expected) < 1e-5
 
 
 @pytest.mark.parametrize("key", REPAIRS)

@@ -41,7 +41,8 @@ class Net(nn.Module):
         (3, r"but is an int"),
         (
             AveragedModel(Net()),
-            r"model: is an AveragedModel around a model, not the model itself[\s\S]*pass model.module$",
+            r"model: is an AveragedModel around a model, not the model itself[\s\S]*"
+            r"needed: the model that is averaged, or its averages\n[\s\S]*pass model.module$",
         ),
         (
             nn.DataParallel(Net()),
@@ -74,6 +75,16 @@ def test_sharded_and_distributed(module: str, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_model(type("Mine", (kind,), {})())
     check_model(type(name, (Net,), {"__module__": "mine.parallel"})())
+
+
+def test_averages_within_a_model_are_modules_like_others() -> None:
+    model = nn.Sequential(Net())
+    model[0].ema = AveragedModel(Net())
+    with pytest.warns(graphprune.UnreachedWarning, match=r"0\.ema\.module\.first\.weight"):
+        slim = graphprune.prune_model(model, 0.5, X)
+    assert slim[0].first.out_features == 8 and slim[0].ema.module.first.out_features == 16
+    taught = nn.Sequential(AveragedModel(Net()))
+    assert graphprune.prune_model(taught, 0.5, X)[0].module.first.out_features == 8
 
 
 @pytest.mark.parametrize("inputs", [(1, 3, 8, 8), [1, 3, 8, 8], torch.Size((1, 3, 8, 8))])
