@@ -93,7 +93,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         elif limit.frozen:
             found.append(why[number])
         elif kept == limit.least:
-            found.append(f"{why[number]}; at its floor")
+            found.append(f"{why[number]}; {_at_floor(limit)}")
         elif kept == group.units and limit.multiple > 1 and setup.ratio(number) != 0:
             found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
         else:
@@ -134,6 +134,11 @@ def _in_step(setup: PlanSetup, group: Group) -> str:
     return f" (give {' and '.join(asked)} too: they go in step)" if asked else ""
 
 
+def _at_floor(limit: Limit) -> str:
+    """That no less can stay, and what operation needs so many, if one does."""
+    return f"at its floor: {limit.need}" if limit.need else "at its floor"
+
+
 def _unasked(setup: PlanSetup, number: int) -> str:
     """Why a group is not to lose anything."""
     limit, ratio = setup.limits[number], setup.ratio(number)
@@ -143,7 +148,7 @@ def _unasked(setup: PlanSetup, number: int) -> str:
     if limit.ratio == 0:
         return f"ratio 0{by}"
     if setup.groups[number].units <= limit.least:
-        return f"at its floor{by}"
+        return f"{_at_floor(limit)}{by}"
     return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"
 
 

@@ -101,7 +101,8 @@ class Limit:
     """What is asked of one group; ``why`` names what asked for it.
 
     Where an override says of what its units stay a multiple, they have ``own_multiple``. Modules that are named by
-    overrides which freeze what they put out are ``frozen_modules``.
+    overrides which freeze what they put out are ``frozen_modules``. ``need``: why an operation runs on no fewer than
+    ``least``, where nobody asked for that.
     """
 
     ratio: float | None = None
@@ -111,6 +112,7 @@ class Limit:
     frozen: bool = False
     own_multiple: bool = False
     frozen_modules: tuple[str, ...] = ()
+    need: str = ""
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
