@@ -75,6 +75,11 @@ def why_held(setup: PlanSetup, number: int, holding: int | None, divisor: int) -
     return f"{name} keeps at least {limit.least} of its {setup.groups[holding].units} units{multiple}{_by(limit)}"
 
 
+def left_in_multiples(multiple: int, beside: int) -> str:
+    """What holds of the number of units that stay, with so many beside them that stay anyway."""
+    return f"what is left is a multiple of {multiple}" + (f" with {beside} beside it that cannot go" if beside else "")
+
+
 def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, str], alive: Mask) -> list[str]:
     """Why each group has as many units as it has.
 
@@ -95,7 +100,8 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         elif kept == limit.least:
             found.append(f"{why[number]}; {_at_floor(limit)}")
         elif kept == group.units and limit.multiple > 1 and setup.ratio(number) != 0:
-            found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
+            beside = len(setup.beside.get(number, ()))
+            found.append(f"{why[number]}; {left_in_multiples(limit.multiple, beside)}, or everything")
         else:
             found.append(why[number])
     return found

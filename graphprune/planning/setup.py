@@ -26,6 +26,7 @@ from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits, LeftOut, counts_tokens
 from graphprune.planning.frozen_parts import FrozenParts
+from graphprune.planning.layer_widths import staying_beside
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
 from graphprune.planning.options import PruningOptions
@@ -159,6 +160,11 @@ class PlanSetup:
             wanted = group.units > self.limits[number].least
             found.append(wanted if ratio is None else wanted and share_kept(group.units, ratio) < group.units)
         return np.array(found, bool)
+
+    @cached_property
+    def beside(self) -> Mapping[int, Ids]:
+        """By group what stays of its layer beside its units; see :func:`staying_beside`."""
+        return staying_beside(self.graph.units, self.limits, self.graph.model)
 
     @cached_property
     def demands(self) -> SizeConstraints:
