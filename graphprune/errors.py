@@ -209,8 +209,8 @@ class DamagedTableWarning(UserWarning):
 
 
 class UnreachedWarning(UserWarning):
-    """No example ran what uses some parameters, and channels that they may belong to were removed; the message names
-    them."""
+    """No example ran what uses some parameters, buffers or tensors in attributes, and channels that they may belong to
+    were removed; the message names them."""
 
 
 class BatchedSamplesWarning(UserWarning):

@@ -115,7 +115,7 @@ def _facts(labels: Labels) -> SegmentedFacts:
         noted.add(ids, note=number)
     for ids in facts.maps:
         noted.add(ids, note=MAPS)
-    for ids, _, _, _ in facts.choices:
+    for ids in facts.chosen:
         noted.add(ids, note=CHOICES)
     found = parts.found()
     return SegmentedFacts(unions.found(), found.rows(found.start[:, 0] != 0), noted.found())

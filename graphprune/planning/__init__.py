@@ -5,7 +5,8 @@ In reading order:
 - what is asked: ``options`` (one record) with ``keyword_arguments``, ``serving`` and ``weights_given``;
   ``requirements`` (what options need);
 - the loop: ``planner`` (choose, check, choose again), ``setup`` (what is the same for all attempts), ``unit_scores``
-  with ``weights_in_effect`` (masked and normalized ones), ``limits`` (overrides);
+  with ``weights_in_effect`` (masked and normalized ones), ``limits`` (overrides) with ``layer_widths`` (of what
+  multiples are);
 - the choice: ``allocate``, ``allocations`` (the registry), ``removal_paths`` and ``removal_order``, ``objectives``
   (budgets) and ``search``; ``depth_units`` (which branches and blocks may go) with ``frozen_parts``;
 - the check: ``validate`` (against the program's sizes), ``translation`` and ``program_steps`` (the slim model's run

@@ -13,7 +13,7 @@ from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.coupled_steps import CoupledStep, SubGroup, make_coupled_steps
 from graphprune.graph.roles import CHANNELS
 from graphprune.planning.allocations import Allocation, AllocationInputs, Priority, find_allocation, uniform
-from graphprune.planning.explain import decided_by, out_of_reach, why_held
+from graphprune.planning.explain import decided_by, left_in_multiples, out_of_reach, why_held
 from graphprune.planning.latency import ALIGNMENT
 from graphprune.planning.limits import Limit, share_kept
 from graphprune.planning.objectives import BudgetCosts, PredictedLatency, UnitBudget, budget_costs
@@ -99,7 +99,9 @@ class Allocator:
         for part, each in zip(coupled.parts, coupled.each, strict=True):
             kept = len(part.unit_ids) - each * steps
             if self.setup.aligned and self._is_aligned(part.group):
-                aligned &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
+                limit, others, _ = self._limit_of(part)
+                width = kept + others + limit.beside
+                aligned &= (width % ALIGNMENT == 0) | (width < ALIGNMENT)
             allowed &= self._allowed(part, kept)
         fast = np.flatnonzero(allowed & aligned & (steps > 0))
         if len(fast) and fast[-1] == len(fast):  # all numbers up to the last one, which need no memory of their own
@@ -120,10 +122,20 @@ class Allocator:
     def _limit_of(self, part: SubGroup) -> tuple[Limit, int, int]:
         """What is asked of a part with the units that it is counted with, how many these are, and of all together."""
         limit, units, own = self.setup.limits[part.group], self.setup.groups[part.group].units, len(part.unit_ids)
-        limit = replace(limit, multiple=lcm(limit.multiple, self.multiples.get(part.group, 1)))
+        multiple, beside = lcm(limit.multiple, self.multiples.get(part.group, 1)), self._beside(part)
         if own == len(self._members[part.group]):
-            return limit, units - own, units
-        return Limit(least=ceil(limit.least * own / units), multiple=limit.multiple), 0, own
+            return replace(limit, multiple=multiple, beside=beside), units - own, units
+        return Limit(least=ceil(limit.least * own / units), multiple=multiple, beside=beside), 0, own
+
+    def _beside(self, part: SubGroup) -> int:
+        """How many units' worth of a part's layer stays anyway, if multiples are counted with it."""
+        if not (self._has_multiples or self.setup.aligned) or part.group not in self.setup.beside:
+            return 0
+        beside = self.setup.beside[part.group]
+        if (self.setup.groups[part.group].units + len(beside)) % self.multiples.get(part.group, 1):
+            return 0  # what the code divides is the group alone
+        whole = len(part.unit_ids) == len(self._members[part.group])
+        return len(beside) if whole else int(np.isin(beside, part.unit_ids).sum())
 
     def _scores(self, coupled: CoupledStep) -> list[Scores]:
         """The scores of the units of each part; of groups that lose the same entries in all rows, the sum over rows."""
@@ -169,8 +181,8 @@ class Allocator:
         for part, each in zip(coupled.parts, coupled.each, strict=True):
             limit, others, _ = self._limit_of(part)
             kept = max(len(part.unit_ids) - each * nearest + others, limit.least)
-            told = f"; what is left is a multiple of {limit.multiple}"
-            if nearest != steps and kept % limit.multiple and told not in self.why[part.group]:
+            told = f"; {left_in_multiples(limit.multiple, limit.beside)}"
+            if nearest != steps and (kept + limit.beside) % limit.multiple and told not in self.why[part.group]:
                 self.why[part.group] += told
 
     def _holds(self, part: SubGroup, each: int, steps: int) -> bool:

@@ -273,8 +273,7 @@ def plan_of_units(
     """
     dead = _outermost(graph, dead)
     setup = replace(PlanSetup.of(graph, PruningOptions(0.0)), renumbered=renumbered)
-    emptied = [group for group in setup.groups if dead[group.unit_ids].all()]
-    last = {int(group.unit_ids[0]): "all of its units would go, and one has to stay" for group in emptied}
+    last = _needed_of(setup, dead)
     reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
 
     def choose(
@@ -295,6 +294,16 @@ def plan_of_units(
     uneven = np.flatnonzero(dead & ~_evened(graph, dead)).tolist()
     why = held | dict.fromkeys(uneven, UNEVEN) | last
     return plan, {unit: why.get(unit, _NESTED) for unit in staying}
+
+
+def _needed_of(setup: PlanSetup, dead: Mask) -> dict[int, str]:
+    """The first of the units that are to go, as many as each group is short of what has to stay of it, and why."""
+    found: dict[int, str] = {}
+    for group, limit in zip(setup.groups, setup.limits, strict=True):
+        going = group.unit_ids[dead[group.unit_ids]]
+        why = limit.need or "all of its units would go, and one has to stay"
+        found |= dict.fromkeys(going[: max(limit.least - group.units + len(going), 0)].tolist(), why)
+    return found
 
 
 _NESTED = "heads either go whole or become narrower: make one plan, then another"

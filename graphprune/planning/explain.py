@@ -76,6 +76,11 @@ def why_held(setup: PlanSetup, number: int, holding: int | None, divisor: int) -
     return f"{name} keeps at least {limit.least} of its {setup.groups[holding].units} units{multiple}{_by(limit)}"
 
 
+def left_in_multiples(multiple: int, beside: int) -> str:
+    """What holds of the number of units that stay, with so many beside them that stay anyway."""
+    return f"what is left is a multiple of {multiple}" + (f" with {beside} beside it that cannot go" if beside else "")
+
+
 def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, str], alive: Mask) -> list[str]:
     """Why each group has as many units as it has.
 
@@ -94,9 +99,10 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         elif limit.frozen:
             found.append(why[number])
         elif kept == limit.least:
-            found.append(f"{why[number]}; at its floor")
+            found.append(f"{why[number]}; {_at_floor(limit)}")
         elif kept == group.units and limit.multiple > 1 and setup.ratio(number) != 0:
-            found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
+            beside = len(setup.beside.get(number, ()))
+            found.append(f"{why[number]}; {left_in_multiples(limit.multiple, beside)}, or everything")
         else:
             found.append(why[number])
     return found
@@ -135,6 +141,11 @@ def _in_step(setup: PlanSetup, group: Group) -> str:
     return f" (give {' and '.join(asked)} too: they go in step)" if asked else ""
 
 
+def _at_floor(limit: Limit) -> str:
+    """That no less can stay, and what operation needs so many, if one does."""
+    return f"at its floor: {limit.need}" if limit.need else "at its floor"
+
+
 def _unasked(setup: PlanSetup, number: int) -> str:
     """Why a group is not to lose anything."""
     limit, ratio = setup.limits[number], setup.ratio(number)
@@ -144,7 +155,7 @@ def _unasked(setup: PlanSetup, number: int) -> str:
     if limit.ratio == 0:
         return f"ratio 0{by}"
     if setup.groups[number].units <= limit.least:
-        return f"at its floor{by}"
+        return f"{_at_floor(limit)}{by}"
     return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.graph.layer_axes import layer_axis
+from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import (
     check_callable,
@@ -41,7 +42,7 @@ class Override:
         min_units: the least number of units that stay.
         max_ratio: at most this fraction is removed.
         multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
-            become one by removing some.
+            become one by removing some. It is the width of the layer: what of it cannot go counts as well.
         frozen: nothing is removed, and ``depth=`` leaves out no block or branch of which this holds a part; False:
             something may be, though an override before this one holds the group.
     """
@@ -102,7 +103,9 @@ class Limit:
     """What is asked of one group; ``why`` names what asked for it.
 
     Where an override says of what its units stay a multiple, they have ``own_multiple``. Modules that are named by
-    overrides which freeze what they put out are ``frozen_modules``.
+    overrides which freeze what they put out are ``frozen_modules``. ``need``: why an operation runs on no fewer than
+    ``least``, where nobody asked for that. ``beside``: how many units' worth of the layer stays anyway: the
+    multiple is that of both.
     """
 
     ratio: float | None = None
@@ -112,10 +115,13 @@ class Limit:
     frozen: bool = False
     own_multiple: bool = False
     frozen_modules: tuple[str, ...] = ()
+    need: str = ""
+    beside: int = 0
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
-        return (kept == units) | ((kept >= self.least) & (kept % min(self.multiple, units + 1) == 0))
+        multiple = min(self.multiple, units + self.beside + 1)
+        return (kept == units) | ((kept >= self.least) & ((kept + self.beside) % multiple == 0))
 
 
 def group_limits(
@@ -293,7 +299,15 @@ def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        own = layer_axis(axis, modules)
-        if own is not None and own.dim == (output_dim(type(modules.get(own.module))) if own.tensor == "weight" else 0):
+        own = puts_out(axis, modules)
+        if own is not None:
             found[own.module] = None
     return list(found)
+
+
+def puts_out(axis: ParameterAxis, modules: Mapping[str, nn.Module]) -> ParameterAxis | None:
+    """The axis of a layer's own parameter that an axis stands for, if it holds what the layer puts out; else None."""
+    own = layer_axis(axis, modules)
+    if own is None or own.dim != (output_dim(type(modules.get(own.module))) if own.tensor == "weight" else 0):
+        return None
+    return own

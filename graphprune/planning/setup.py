@@ -26,13 +26,14 @@ from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import DepthUnits, LeftOut, counts_tokens
 from graphprune.planning.frozen_parts import FrozenParts
+from graphprune.planning.layer_widths import staying_beside
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison, Renumbering, slim_check
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
-from graphprune.utils.arrays import Mask
+from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import with_article
 from graphprune.utils.modules import class_name, named_modules, tables
 
@@ -161,6 +162,11 @@ class PlanSetup:
         return np.array(found, bool)
 
     @cached_property
+    def beside(self) -> Mapping[int, Ids]:
+        """By group what stays of its layer beside its units; see :func:`staying_beside`."""
+        return staying_beside(self.graph.units, self.limits, self.graph.model)
+
+    @cached_property
     def demands(self) -> SizeConstraints:
         """What sizes in the program would demand if something were asked of every group."""
         return candidates(self.graph, narrower=self.options.narrower)[1]
@@ -181,17 +187,32 @@ def _require_groups(graph: Analysis) -> None:
     )
 
 
-def _needed(graph: Analysis) -> dict[tuple[int, int], int]:
-    """By group and operation how many units it needs of the group: of rows with units of their own each so many."""
-    found: dict[tuple[int, int], dict[bytes, int]] = defaultdict(dict)
+def _needed(graph: Analysis) -> dict[tuple[int, int, str], int]:
+    """By group, operation and reason how many units it needs of the group: of rows with units of their own each."""
+    found: dict[tuple[int, int, str], dict[bytes, int]] = defaultdict(dict)
     choices = graph.labeling.labels.facts.choices
-    for row, number, node in ((row, number, node) for rows, number, node, _ in choices for row in rows):
-        units, times = np.unique(graph.solution.expand(graph.solution.of[row])[0], return_counts=True)
-        within = units[times < row.size]  # what all of them need holds the whole row
-        groups = graph.units.group_of[within]
-        for group in np.unique(groups[groups >= 0]).tolist():
-            found[group, node][within[groups == group].tobytes()] = number
+    for row, least, node, why in ((row, least, node, why) for rows, least, node, why in choices for row in rows):
+        for group, units, number in _needed_of_row(graph, row, least):
+            known = found[group, node, why]
+            known[units] = max(number, known.get(units, 0))
     return {key: sum(rows.values()) for key, rows in found.items()}
+
+
+def _needed_of_row(graph: Analysis, row: Ids, least: int) -> Iterator[tuple[int, bytes, int]]:
+    """The groups of which ``least`` entries of a row need units, their units, and of how many something must be left.
+
+    Entries that never go count as left, and a unit that several entries need leaves all of them.
+    """
+    unit, entry = graph.solution.expand(graph.solution.of[row], np.arange(row.size))
+    group_of = graph.units.group_of
+    fixed = row.size - len(np.unique(entry[group_of[unit] >= 0]))
+    pairs, _ = distinct_columns(np.stack([unit, entry]))
+    units, times = np.unique(pairs[0], return_counts=True)
+    within = times < row.size  # what all of them need holds the whole row
+    groups = group_of[units]
+    for group in np.unique(groups[within & (groups >= 0)]).tolist():
+        mine = within & (groups == group)
+        yield group, units[mine].tobytes(), max(-(-(least - fixed) // int(times[mine].min())), 0)
 
 
 def _all_frozen(model: nn.Module, frozen: Sequence[Frozen]) -> tuple[str, str]:
@@ -331,8 +352,10 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
         for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
             if group >= 0:
                 limits[group] = replace(limits[group], multiple=lcm(limits[group].multiple, number))
-    for (group, _), number in _needed(graph).items():
-        limits[group] = replace(limits[group], least=max(limits[group].least, number))
+    for (group, _, why), number in _needed(graph).items():
+        least = min(number, graph.units.groups[group].units)
+        if least > limits[group].least:
+            limits[group] = replace(limits[group], least=least, need=why)
     _keep_groups_of_streams(graph, limits)
     if options.serve is not None:
         groups = graph.units.groups

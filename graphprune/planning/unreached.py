@@ -1,4 +1,4 @@
-"""Parameters that no call reached, beside channels that are gone: what uses them may not fit any more."""
+"""Parameters and other tensors that no call reached, beside channels that are gone: users of them may not fit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from graphprune.errors import UnreachedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.pruning.added_tensors import fits_channels, listed_names, shrunk_sizes
 from graphprune.pruning.plan import Plan
+from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import named_modules, named_tensors, tables, within
 from graphprune.utils.switches import switching
 
 
 def warn_of_unreached(graph: Analysis, plan: Plan) -> None:
-    """Warn of parameters and buffers that stay as they are and may be used with channels that are gone."""
+    """Warn of tensors of the model that stay as they are and may be used with channels that are gone."""
     names = _unreached(graph, plan)
     if not names:
         return
@@ -41,9 +42,10 @@ def _switch(model: nn.Module, names: list[str]) -> str:
 def _unreached(graph: Analysis, plan: Plan) -> list[str]:
     """The names of floating-point tensors that no call reached, with a size of which something is gone."""
     shrunk = shrunk_sizes(plan.shapes, plan.kept)
-    made = tables(graph.model).plain  # in attributes; forward makes them anew
-    missed = (n for n in graph.trace.unreached if n in plan.shapes and n not in made and n not in plan.kept)
-    kinds = ((name, graph.trace.modules.get(name.rpartition(".")[0], nn.Module)) for name in missed)
-    found = [name for name, kind in kinds if fits_channels(plan.shapes[name], kind, shrunk)]
+    shapes, classes = graph.trace.shapes, graph.trace.modules
+    made = {name for name in tables(graph.model).plain if is_rebuilt(classes, name)}  # by forward, at the next call
+    missed = (n for n in graph.trace.unreached if n in shapes and n not in made and n not in plan.kept)
+    kinds = ((name, classes.get(name.rpartition(".")[0], nn.Module)) for name in missed)
+    found = [name for name, kind in kinds if fits_channels(shapes[name], kind, shrunk)]
     tensors = dict(named_tensors(graph.model)) if found else {}
     return [name for name in found if name in tensors and tensors[name].is_floating_point()]

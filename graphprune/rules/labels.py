@@ -173,6 +173,7 @@ class Facts:
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
     choices: list[tuple[Ids, int, int, str]] = field(default_factory=list)
+    chosen: list[Ids] = field(default_factory=list)
     maps: list[Ids] = field(default_factory=list)
     mixing: dict[int, str] = field(default_factory=dict)
     mixed: dict[int, list[Ids]] = field(default_factory=dict)
@@ -258,10 +259,11 @@ class Labels:
 
     def chosen(self, ids: Ids, count: int) -> None:
         """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
+        self.facts.chosen.append(ids)
         self.at_least(ids[None], count, f"{count} of them are chosen by value")
 
     def at_least(self, ids: Ids, count: int, why: str) -> None:
-        """``count`` of every row of the two-dimensional ``ids`` must live, or else the operation gives no numbers.
+        """``count`` of every row of the two-dimensional ``ids`` must live, or else the operation does something else.
 
         Of several rows some may go whole, by something that all of their entries need.
         """

@@ -181,12 +181,21 @@ def unsqueeze(call: Call, x: LabeledTensor, dim: int) -> LabeledTensor:
     return reshape(call.labels, x, call.out)
 
 
+def _finest(array: LabelArray) -> int:
+    """The dimension along which labels stand next to each other, of those that they depend on."""
+    first = array.ids[(slice(0, 2),) * array.ids.ndim]
+    return min(array.dims, key=lambda d: abs(int(np.diff(first, axis=d).flat[0])))
+
+
 def _squeezed(call: Call, x: LabeledTensor, dims: Iterable[int]) -> LabeledTensor:
-    """Two entries stay wherever a dimension of size 1 would be taken away."""
+    """Two entries stay wherever a dimension of size 1 would be taken away.
+
+    Of channels that are seen as heads, that is asked of those within each: heads have labels of their own if they go.
+    """
     for d in dims:
-        first = (slice(0, 1),) * (d % x.ndim) + (slice(0, 2),)
-        held = [array.at(array.ids[first].reshape(-1)) for array in x.touching([d])]
-        call.labels.fix(held, f"{call.op}: takes away a dimension that is left with one entry")
+        for array in (array for array in x.touching([d]) if _finest(array) == d % x.ndim):
+            rows = np.unique(np.moveaxis(array.ids, d, -1).reshape(-1, x.shape[d]), axis=0)
+            call.labels.at_least(rows, 2, f"{call.op} takes away a dimension that is left with one entry")
     return reshape(call.labels, x, call.out)
 
 

@@ -51,7 +51,7 @@ class Trace:
         constants: tensors of unknown origin, by the name of their node.
         sizes: what the program did with sizes.
         modules: the class of every module, by path.
-        unreached: parameters and buffers that no run used.
+        unreached: parameters, buffers and tensors in attributes that no run used.
         note: why something was not traced, if so: training mode, a second call, or what another thread ran.
         elsewhere: the modules that other threads ran, and the nodes that went in.
         evaluated: how many nodes evaluation mode ran; those after it only further calls and training run.
@@ -193,10 +193,23 @@ def _passed_over(recorder: Recorder, replaced: Iterable[fx.Node]) -> frozenset[f
 
 
 def _unreached(recorder: Recorder) -> Iterator[str]:
-    """The parameters and buffers that no run used; what was given other entries, ``self.v.data = value``, was used."""
+    """The parameters, buffers and tensors in attributes that no run used or put something else in the place of.
+
+    What was given other entries, ``self.v.data = value``, was used.
+    """
+    modules = dict(recorder.model_copy.modules)
     for name, tensor in recorder.model_copy.tensors:
-        if name not in recorder.used and not recorder.was_moved(tensor) and not _is_worked_out(name, recorder):
+        if name in recorder.used or recorder.was_moved(tensor) or _is_worked_out(name, recorder):
+            continue
+        if not _is_put_anew(name, tensor, modules):
             yield name
+
+
+def _is_put_anew(name: str, tensor: Tensor, modules: Mapping[str, nn.Module]) -> bool:
+    """Is it in an attribute to which the runs gave another value, in ``forward`` or a hook?"""
+    path, _, attribute = name.rpartition(".")
+    held = vars(modules[path]) if path in modules else {}
+    return attribute in held and held[attribute] is not tensor
 
 
 def _is_worked_out(name: str, recorder: Recorder) -> bool:

@@ -124,7 +124,7 @@ class AllChosen(nn.Module):
 @pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
 def test_a_group_that_is_needed_whole_is_at_its_floor() -> None:
     (choice,) = graphprune.trace(AllChosen().eval(), torch.randn(2, 5)).plan(0.5).choices
-    assert (choice.kept, choice.why) == (8, "ratio 0.5; at its floor")
+    assert (choice.kept, choice.why) == (8, "ratio 0.5; at its floor: 8 of them are chosen by value")
 
 
 class BothDirections(nn.Module):

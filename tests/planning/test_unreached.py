@@ -104,6 +104,45 @@ def test_what_forward_gives_other_entries_is_used(recwarn: pytest.WarningsRecord
     assert slim.v.shape == (8,)
 
 
+class Fused(nn.Module):
+    """Keeps a tensor of the width in an attribute, which only a method that no example runs uses."""
+
+    def __init__(self, kept_by: str) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        if kept_by == "attribute":
+            self.identity = torch.eye(16)
+        elif kept_by == "buffer":
+            self.register_buffer("identity", torch.eye(16))
+        elif kept_by == "hook":
+            self.middle.register_forward_hook(lambda module, _, result: setattr(module, "seen", result))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.middle(self.enter(x)))
+        return found
+
+    def fused(self) -> Tensor:
+        if not hasattr(self, "identity"):
+            self.identity = torch.eye(16)
+        return self.middle.weight + self.identity
+
+
+@pytest.mark.parametrize("kept_by", ["attribute", "buffer", "method"])
+def test_tensors_in_attributes_are_named_as_buffers_are(kept_by: str) -> None:
+    model = Fused(kept_by).eval()
+    model.fused()
+    with pytest.warns(UnreachedWarning, match="^identity: no example runs what uses this"):
+        graphprune.prune_model(model, 0.5, torch.randn(2, 4))
+
+
+def test_what_each_run_puts_anew_is_not_named(recwarn: pytest.WarningsRecorder) -> None:
+    model = Fused("hook").eval()
+    model(torch.randn(16, 4))
+    assert model.middle.seen.shape == (16, 16)
+    graphprune.prune_model(model, 0.5, torch.randn(16, 4))
+    assert not recwarn.list
+
+
 def mlp(*between: nn.Module) -> nn.Sequential:
     """Layers between the first and the last one, under names of their own."""
     layers = {"enter": nn.Linear(8, 16), "act": nn.ReLU(), **{f"more{n}": one for n, one in enumerate(between)}}
