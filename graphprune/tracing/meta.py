@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.utils.operators import Args, Kwargs, is_mutable, written_arguments
+from graphprune.utils.storages import storage_of
 from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -81,15 +82,23 @@ def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
 
 
 class MetaExecution:
-    """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
+    """Run ATen calls with floating-point tensors on ``meta`` and all others with their values.
+
+    Attributes:
+        unknown: tensors of integers or truth values to which something without values was written, by storage.
+    """
 
     def __init__(self) -> None:
+        self.unknown: dict[int, Tensor] = {}
         self._on_meta_copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._known = KnownValues()
 
     def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
         flat = _operands(args, kwargs)
+        if self.unknown and any(storage_of(t) in self.unknown for t in flat):
+            args, kwargs = map_tensors(self._without_values, (args, kwargs))
+            flat = _operands(args, kwargs)
         execution = _execution_of(func)
         if execution.needs_values:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
@@ -106,6 +115,8 @@ class MetaExecution:
 
     def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, all_there: bool, execution: _Execution) -> Any:
         if not all_there:
+            if not execution.makes_new_tensors:
+                self._note_unknown(func, args, kwargs)
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
@@ -132,6 +143,15 @@ class MetaExecution:
     def give_values(self, tensor: Tensor, real: Tensor) -> None:
         """Let a tensor on ``meta`` have the values of another one, until something without values is written to it."""
         self._known.remember(tensor, real.detach().to("cpu", copy=True))
+
+    def _note_unknown(self, func: Any, args: Args, kwargs: Kwargs) -> None:
+        """Something without values is about to be written: what it is written to has none from then on."""
+        if is_mutable(func):
+            found = [t for t in tensors_of(list(written_arguments(func, args, kwargs))) if not t.is_meta]
+            self.unknown.update({storage_of(t): t for t in found})
+
+    def _without_values(self, tensor: Tensor) -> Tensor:
+        return self._on_meta(tensor) if storage_of(tensor) in self.unknown else tensor
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.device == META:

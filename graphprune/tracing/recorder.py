@@ -98,6 +98,7 @@ class Recorder(DispatchMode):
         self._seen = Aliases()
         self._of_model = Aliases([tensor for _, tensor in model_copy.tensors])
         self.device = MetaExecution()
+        log.unknown = self.device.unknown
         self._line: Line | None = None
         self._nested = False  # has there been a nested tensor?
         self._blank = BlankTensors()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import isfinite
@@ -136,6 +136,8 @@ class SizeLog:
     where: Callable[[], tuple[Line | None, str]] = _nowhere
     on_meta: bool = True
     """The trace has no values of floats; else a tensor on ``meta`` is the program's own."""
+    unknown: Container[int] = ()
+    """The storages of tensors that are not on ``meta``, and whose values are not known there."""
     closed: bool = False
     """The trace has ended: what is done with its sizes from now on is no part of the program."""
 

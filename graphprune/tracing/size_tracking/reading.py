@@ -12,6 +12,7 @@ from graphprune.tracing.size_tracking.numbers import number, other
 from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.storages import storage_of
 
 
 def shape(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -61,6 +62,8 @@ def storage(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def values(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A program that makes numbers, text or an array of a tensor looks at its entries one by one."""
+    if watcher.log.unknown and storage_of(args[0]) in watcher.log.unknown:
+        raise NotImplementedError("the program reads entries that were worked out from floats, which on meta are none")
     node = watcher.node_of(args[0])
     if node is not None:
         watcher.log.values(node)
