@@ -103,6 +103,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labeling:
         _fix_seeded_draws(labeling)
     _fix_read_values(labeling, trace)
     _fix_rebuilt_tensors(labeling, trace)
+    _fix_resized_tensors(labeling, trace)
     _fix_values_elsewhere(labeling, trace)
     fix_unread_entries(labeling.labels, labeling.nodes, labeling.values)
     fix_deciding_entries(labeling.labels, trace, labeling.values)
@@ -138,6 +139,16 @@ def _fix_rebuilt_tensors(labeling: Labeling, trace: Trace) -> None:
         held = all_arrays(labeling.values[node])
         line = next((user.meta["line"] for user in node.users if user.op != "output"), None)
         labeling.labels.fix(held, f"{name} is made anew by forward for inputs of another size", line)
+
+
+def _fix_resized_tensors(labeling: Labeling, trace: Trace) -> None:
+    """Where forward puts a tensor of another size in the place of one, there are positions, and no channels."""
+    for node in trace.graph.nodes if trace.resized else ():
+        name = node.meta.get("tensor")
+        if node.op == "get_attr" and name in trace.resized:
+            labeling.labels.node_index = trace.node_index(node)
+            held = [array for array in labeling.values[node].arrays if array.dims & trace.resized[name]]
+            labeling.labels.fix(held, f"forward puts a tensor of another size in the place of {name}")
 
 
 def _fix_values_elsewhere(labeling: Labeling, trace: Trace) -> None:

@@ -63,6 +63,8 @@ class Trace:
         trained: the calls that were traced in training mode too.
         replaceable: the paths of the attention modules of torch that pruning may put others in the place of.
         replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
+        resized: the dimensions of tensors that the model held, in which what evaluation mode put in their place has
+            another size, by the names of these.
         unused: calls whose results, made of sizes alone, nothing uses.
         chosen: arguments that are no tensors may have chosen what of the model was used.
         seeded: the program sets the seed of random numbers.
@@ -88,6 +90,7 @@ class Trace:
     trained: tuple[MethodCall, ...] = ()
     elsewhere: tuple[tuple[str, tuple[fx.Node, ...]], ...] = ()
     replaced: tuple[tuple[str, fx.Node], ...] = ()
+    resized: Mapping[str, frozenset[int]] = field(default_factory=dict)
     unused: frozenset[fx.Node] = frozenset()
     chosen: bool = False
     seeded: bool = False
@@ -148,7 +151,7 @@ def record(
     random = random_state()
     set_training(recorder.model_copy.modules, False, recorder.model_copy.by_flags)
     runs, modules = _run_all(recorder, calls, outputs)
-    replaced = tuple(_replaced(recorder))
+    replaced, resized = tuple(_replaced(recorder)), dict(_resized(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     further = record_further(recorder, runs, outputs, modules)
     trained = record_training(recorder, further.runs[-len(runs) :] or runs, outputs, modules)
@@ -177,6 +180,7 @@ def record(
         trained=trained.calls,
         elsewhere=tuple(recorder.elsewhere),
         replaced=replaced,
+        resized=resized,
         unused=_passed_over(recorder, [node for _, node in replaced]),
         chosen=recorder.chosen,
         seeded=recorder.seeded,
@@ -239,6 +243,17 @@ def _replaced(recorder: Recorder) -> Iterator[tuple[str, fx.Node]]:
             node = recorder.lookup(now)
             if node is not None:
                 yield name, node
+
+
+def _resized(recorder: Recorder) -> Iterator[tuple[str, frozenset[int]]]:
+    """What a run put a larger or smaller tensor in the place of: names, and the dimensions of another size."""
+    modules = dict(recorder.model_copy.modules)
+    for name in [name for name in recorder.names.values() if name in recorder.used and name not in recorder.parameters]:
+        path, _, attribute = name.rpartition(".")
+        module, before = modules.get(path), recorder.shapes[name]
+        now = None if module is None else module._buffers.get(attribute, vars(module).get(attribute))
+        if isinstance(now, Tensor) and now.ndim == len(before) and now.shape != before:
+            yield name, frozenset(dim for dim, size in enumerate(before) if size != now.shape[dim])
 
 
 def _threads_note(recorder: Recorder) -> str:

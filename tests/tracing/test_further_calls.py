@@ -213,3 +213,32 @@ def test_models_that_keep_nothing_run_once() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)).eval()
     done = work(lambda: graphprune.trace(model, torch.randn(3, 8)))
     assert done[code_of(run_recorded)] == 1
+
+
+class Cached(nn.Module):
+    """Attention over all positions so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 16) for _ in range(3))
+        self.out = nn.Linear(16, 4)
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = self.k(x), self.v(x)
+        if self.keys is not None and self.values is not None:
+            k, v = torch.cat([self.keys, k], 1), torch.cat([self.values, v], 1)
+        self.keys, self.values = k.detach(), v.detach()
+        return self.out((self.q(x) @ k.mT / 4).softmax(-1) @ v)
+
+
+def test_positions_that_a_cache_holds_are_no_channels() -> None:
+    """Half of what a model remembered was removed."""
+    model, x = Cached().eval(), torch.randn(1, 3, 8)
+    model(torch.randn(1, 6, 8))
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert [choice.group for choice in plan.choices] == ["q", "v"]
+    assert slim.keys.shape == slim.values.shape == (1, 6, 8)
+    assert graphprune.verify(model, slim, plan, x).passed
