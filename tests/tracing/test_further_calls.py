@@ -239,6 +239,6 @@ def test_positions_that_a_cache_holds_are_no_channels() -> None:
     model(torch.randn(1, 6, 8))
     plan = graphprune.trace(model, x).plan(0.5)
     slim = plan.apply(model)
-    assert [choice.group for choice in plan.choices] == ["q", "v"]
+    assert [choice.group for choice in plan.choices] == ["k", "v"]
     assert slim.keys.shape == slim.values.shape == (1, 6, 8)
     assert graphprune.verify(model, slim, plan, x).passed
