@@ -139,6 +139,8 @@ def test_what_each_run_puts_anew_is_not_named(recwarn: pytest.WarningsRecorder) 
     model = Fused("hook").eval()
     model(torch.randn(16, 4))
     assert model.middle.seen.shape == (16, 16)
+    model.later = torch.zeros(0)
+    model.register_buffer("later_too", torch.zeros(0, 16))
     graphprune.prune_model(model, 0.5, torch.randn(16, 4))
     assert not recwarn.list
 
