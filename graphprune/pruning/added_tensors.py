@@ -65,7 +65,7 @@ def shrunk_sizes(shapes: ShapesByName, kept: Kept) -> set[int]:
 def fits_channels(shape: Sequence[int], kind: type[nn.Module], shrunk: Iterable[int]) -> bool:
     """Is a size of a tensor one of these numbers of channels, or that times a square, as of a flattened map?
 
-    One without entries, in whose place something else is to be put, does not count.
+    One without entries, a placeholder, does not count.
 
     Args:
         shape: of the tensor.
