@@ -10,6 +10,7 @@ from graphprune.errors import UnreachedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.pruning.added_tensors import fits_channels, listed_names, shrunk_sizes
 from graphprune.pruning.plan import Plan
+from graphprune.tracing.may_write import function_of, is_own
 from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import named_modules, named_tensors, tables, within
@@ -43,9 +44,21 @@ def _unreached(graph: Analysis, plan: Plan) -> list[str]:
     """The names of floating-point tensors that no call reached, with a size of which something is gone."""
     shrunk = shrunk_sizes(plan.shapes, plan.kept)
     shapes, classes = graph.trace.shapes, graph.trace.modules
-    made = {name for name in tables(graph.model).plain if is_rebuilt(classes, name)}  # by forward, at the next call
-    missed = (n for n in graph.trace.unreached if n in shapes and n not in made and n not in plan.kept)
+    plain = tables(graph.model).plain
+    missed = (n for n in graph.trace.unreached if n in shapes and n not in plan.kept)
+    missed = (n for n in missed if n not in plain or _may_be_read(graph, n))
     kinds = ((name, classes.get(name.rpartition(".")[0], nn.Module)) for name in missed)
     found = [name for name, kind in kinds if fits_channels(shapes[name], kind, shrunk)]
     tensors = dict(named_tensors(graph.model)) if found else {}
     return [name for name in found if name in tensors and tensors[name].is_floating_point()]
+
+
+def _may_be_read(graph: Analysis, name: str) -> bool:
+    """Do methods know a tensor in an attribute, which forward does not make anew and which is no example of inputs?"""
+    path, _, attribute = name.rpartition(".")
+    shape, kind = graph.trace.shapes[name], graph.trace.modules.get(path, nn.Module)
+    inputs = (node.meta["shape"] for node in graph.trace.inputs)
+    if is_rebuilt(graph.trace.modules, name) or any(len(shape) > 1 and shape[1:] == one[1:] for one in inputs):
+        return False
+    members = (member for base in kind.__mro__ if not is_own(base.__module__) for member in vars(base).values())
+    return any(attribute in found.__code__.co_names for found in map(function_of, members) if found is not None)

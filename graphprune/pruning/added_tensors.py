@@ -65,10 +65,12 @@ def shrunk_sizes(shapes: ShapesByName, kept: Kept) -> set[int]:
 def fits_channels(shape: Sequence[int], kind: type[nn.Module], shrunk: Iterable[int]) -> bool:
     """Is a size of a tensor one of these numbers of channels, or that times a square, as of a flattened map?
 
+    One without entries, a placeholder, does not count.
+
     Args:
         shape: of the tensor.
         kind: the class of the module that it is of: the sizes of kernels do not count.
         shrunk: numbers of channels.
     """
-    sizes = shape[: 2 if issubclass(kind, _ConvNd) else None]
+    sizes = shape[: 2 if issubclass(kind, _ConvNd) else None] if 0 not in shape else ()
     return any(size % n == 0 and isqrt(size // n) ** 2 == size // n for n in shrunk if n > 1 for size in sizes)

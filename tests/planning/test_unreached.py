@@ -135,10 +135,23 @@ def test_tensors_in_attributes_are_named_as_buffers_are(kept_by: str) -> None:
         graphprune.prune_model(model, 0.5, torch.randn(2, 4))
 
 
+def test_examples_of_inputs_and_what_others_keep_are_not_named(recwarn: pytest.WarningsRecorder) -> None:
+    model, x = Fused("method").eval(), torch.randn(16, 4)
+    model.identity = x[:16]
+    model.seen = torch.zeros(16, 16)
+    graphprune.prune_model(model, 0.5, x)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    model.example = torch.zeros(1, 16)
+    graphprune.prune_model(model, 0.5, torch.randn(2, 16))
+    assert not recwarn.list
+
+
 def test_what_each_run_puts_anew_is_not_named(recwarn: pytest.WarningsRecorder) -> None:
     model = Fused("hook").eval()
     model(torch.randn(16, 4))
     assert model.middle.seen.shape == (16, 16)
+    model.later = torch.zeros(0)
+    model.register_buffer("later_too", torch.zeros(0, 16))
     graphprune.prune_model(model, 0.5, torch.randn(16, 4))
     assert not recwarn.list
 
