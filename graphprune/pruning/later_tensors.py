@@ -2,14 +2,12 @@
 
 A plan that was made before knows nothing of them, and they are those of the dense model. Buffers that are not saved,
 tensors in attributes that ``forward`` makes of weights and sizes, and cached properties are no state of the model: they
-are as before the first call again, and the next one makes them. So are numbers in cached properties, such as a width.
+are as before the first call again, and the next one makes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
-from typing import Any
 
 from torch import nn
 
@@ -64,27 +62,6 @@ def empty_later_tensors(model: nn.Module, shapes: ShapesByName) -> None:
             module._buffers[name] = None
         else:
             setattr(module, name, None)
-
-
-def later_numbers(own: Tables, sizes: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The cached properties that are whole numbers and that a plan does not change: paths of modules, and names.
-
-    Args:
-        own: the tensors of the model, and its modules.
-        sizes: the integers that the plan changes, by path.
-    """
-    kinds: set[Any] = {type(module) for _, module in own.modules}
-    names = {kind: _cached_properties(kind) for kind in kinds}
-    cached = [(path, vars(m), names[type(m)]) for path, m in own.modules if names[type(m)]]
-    found = [(path, name) for path, held, known in cached for name in known if type(held.get(name)) is int]
-    return [(path, name) for path, name in found if (f"{path}.{name}" if path else name) not in sizes]
-
-
-@lru_cache(maxsize=1024)
-def _cached_properties(kind: type) -> frozenset[str]:
-    """The names of the cached properties of a class and its bases."""
-    held = (pair for base in kind.__mro__ for pair in vars(base).items())
-    return frozenset(name for name, value in held if isinstance(value, cached_property))
 
 
 def without_later_tensors(model: nn.Module, shapes: ShapesByName) -> nn.Module:

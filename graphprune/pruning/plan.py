@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.pruning.added_tensors import warn_of_added_tensors
 from graphprune.pruning.fits import check_fits, check_sizes, has_size
-from graphprune.pruning.later_tensors import empty_later_tensors, later_numbers, later_tensors
+from graphprune.pruning.later_tensors import empty_later_tensors, later_tensors
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, Merged, rewrite
 from graphprune.pruning.runs import Runs
@@ -170,12 +170,9 @@ class Plan(Printed):
         warn_of_shared_memory(own, self.kept)
         if not replayed:
             warn_of_added_tensors(own, self.shapes, self.kept, self.skipped)
-        forgotten = later_numbers(own, sizes)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         if later_tensors(own, self.shapes):
             empty_later_tensors(slim, self.shapes)
-        for path, name in forgotten:
-            delattr(slim.get_submodule(path), name)
         skip_blocks(slim, self.skipped, self.zeroed, self.results)
         record_history(slim, history.after(self, slim))
         return slim

@@ -284,33 +284,3 @@ def test_a_tensor_that_no_forward_makes_stays() -> None:
     plan = graphprune.trace(model, x).plan(0.5)
     model.seen = torch.ones(3)  # type: ignore[assignment]
     assert torch.equal(plan.apply(model).seen, torch.ones(3))  # type: ignore[arg-type]
-
-
-class Viewed(nn.Module):
-    """Works out its width on the first call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
-
-    @cached_property
-    def width(self) -> int:
-        return self.enter.out_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.leave(self.enter(x).view(-1, self.width).relu())
-
-
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("inner", [False, True])
-@pytest.mark.parametrize("before", [False, True])
-def test_widths_of_the_first_call_are_those_of_the_slim_model(before: bool, inner: bool, inplace: bool) -> None:
-    model = nn.Sequential(Viewed()).eval() if inner else Viewed().eval()
-    x = torch.randn(3, 8)
-    if before:
-        model(x)
-    plan = graphprune.trace(model, x).plan(0.5)
-    model(x)
-    slim = plan.apply(model, inplace=inplace)
-    assert slim(x).shape == (3, 4)
-    assert next(m for m in slim.modules() if isinstance(m, Viewed)).width == 8
