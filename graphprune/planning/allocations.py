@@ -158,7 +158,7 @@ _SHOWN = 3
 
 @allocation("isomorphic", "one ranking among groups of equal structure, and the same fraction of every structure")
 def isomorphic(inputs: AllocationInputs) -> list[Scores]:
-    """The rank of each stop among all stops of paths of equal structure, as a fraction.
+    """The fraction of all stops of paths of equal structure that is passed at each stop.
 
     Source: Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024.
     """
@@ -168,9 +168,10 @@ def isomorphic(inputs: AllocationInputs) -> list[Scores]:
     for structure in set(structures):
         mine = [i for i, s in enumerate(structures) if s == structure]
         each = [np.maximum.accumulate(paths[i].scores) for i in mine]
-        ranks = np.argsort(np.argsort(np.concatenate(each), kind="stable")) / max(sum(map(len, each)), 1)
-        for i, rank in zip(mine, np.split(ranks, np.cumsum([len(e) for e in each])[:-1]), strict=True):
-            found[i] = rank
+        ranks = np.argsort(np.argsort(np.concatenate(each), kind="stable")) + 1
+        fractions = np.split(ranks / max(len(ranks), 1), np.cumsum([len(e) for e in each])[:-1])
+        for i, fraction in zip(mine, fractions, strict=True):
+            found[i] = fraction
     return found
 
 

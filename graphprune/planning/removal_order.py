@@ -93,17 +93,11 @@ class RemovalOrder:
         return replace(self, begun=begun)
 
     def unevenness(self, passed: Ids) -> float:
-        """How far the stops where paths are lie from one place in the order; 0 if none has a stop nearer to it.
+        """How far paths are from being within one step of one place in the order; 0 if all of them are.
 
         Args:
             passed: how many stops of each path are passed. [paths]
         """
-        before, after = self._halfway(passed - 1), self._halfway(passed)
-        return max(float(before.max(initial=-np.inf)) - float(after.min(initial=np.inf)), 0.0)
-
-    def _halfway(self, stop: Ids) -> Scores:
-        """When these stops come, and those before them on their paths, on average; of paths that have them."""
-        there = (stop >= 0) & (stop < self.lengths)
-        at = self.start[there] + stop[there]
-        found: Scores = (self.values[at] + np.where(stop[there] > 0, self.values[at - 1], 0.0)) / 2
-        return found
+        begun, going = passed > 1, passed < self.lengths
+        before, after = (self.start + passed - 2)[begun], (self.start + passed)[going]
+        return max(float(self.values[before].max(initial=0.0)) - float(self.values[after].min(initial=np.inf)), 0.0)
