@@ -58,10 +58,15 @@ def _made_of_weights(trace: Trace) -> set[fx.Node]:
 
 
 def fix_deciding_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any]) -> None:
-    """Fix what layers give that is used for nothing but numbers which the program reads: ``if exit.max() > 0.9``."""
+    """Fix what layers give that is used for nothing but numbers which the program reads: ``if exit.max() > 0.9``.
+
+    Calls that are repeated are passed over: with the same inputs, they find that nothing changed.
+    """
     nodes = list(trace.graph.nodes)
     lines = {node: node.meta.get("line") for node in nodes if node.target is aten._local_scalar_dense.default}
     lines.update(trace.sizes.values_read)
+    for node in nodes[trace.evaluated : trace.repeated]:
+        lines.pop(node, None)
     decides = _only_read(nodes, lines) if lines else set()
     seen: set[fx.Node] = set()
     for read in (node for node in lines if node in decides):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphprune.tracing.call_list import Node, operands
 from graphprune.tracing.inputs import MethodCall
-from graphprune.tracing.recorded_runs import Run, failure_of, forget, record_run, trying
+from graphprune.tracing.recorded_runs import Noted, Run, failure_of, forget, record_run, trying
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.run_state import runs_forgotten, tensors_kept
 from graphprune.tracing.running import Outputs, Replay, replay_rounds
@@ -40,7 +40,9 @@ class Further:
     note: str = ""
 
 
-def record_further(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None, modules: Modules) -> Further:
+def record_further(
+    recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None, modules: Modules, may_raise: bool = False
+) -> Further:
     """Record calls once more, or several times, where they read what they left in the model.
 
     Args:
@@ -48,31 +50,28 @@ def record_further(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | N
         runs: the calls as they were recorded first.
         outputs: picks what counts of a result; None: all tensors.
         modules: those of the recorder's copy after the runs.
+        may_raise: pass on what a call raises on shapes, if there are values with which it may do better.
     """
     left = _left(recorder, modules)
     if not left:
         return Further()
     calls = [run.call for run in runs]
-    before, inputs, used = len(recorder.graph.nodes), len(recorder.inputs), set(recorder.used)
+    before = Noted.by(recorder)
     try:
         rounds = _rounds(recorder, calls, outputs, left) if recorder.on_meta else 1
         return Further(tuple(record_run(recorder, call, outputs) for _ in range(rounds) for call in calls))
     except Exception as error:
-        forget(recorder, before, inputs, used)
-        if recorder.on_meta and _wants_values(error):
+        forget(recorder, before)
+        if may_raise and recorder.on_meta and not any(t.is_meta for t in recorder.model_copy.originals.values()):
             raise
         return Further(note=f"a second call could not be traced: {failure_of(error)}")
 
 
 def _left(recorder: Recorder, modules: Modules) -> list[Tensor]:
-    """The tensors in a model that a run has made, and put there."""
+    """The tensors in a model that a run has made, and put there; single numbers, such as losses, have no channels."""
     found = tensors_kept(modules, recorder.made_new())
-    return [*recorder.moved(), *(tensor for tensor in found if recorder.made_by_call(tensor) is not None)]
-
-
-def _wants_values(error: Exception) -> bool:
-    """Does a run on shapes fail since it looks at values?"""
-    return isinstance(error, NotImplementedError) or "meta tensor" in str(error)
+    made = (tensor for tensor in found if recorder.made_by_call(tensor) is not None)
+    return [tensor for tensor in (*recorder.moved(), *made) if tensor.numel() > 1]
 
 
 def _rounds(recorder: Recorder, calls: Sequence[MethodCall], outputs: Outputs | None, left: Sequence[Tensor]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -79,15 +79,28 @@ def _restored_tensors(model_copy: MetaCopy) -> Iterator[None]:
                 tensor.data = value
 
 
-def forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
-    """Drop what runs added, and the sizes that they noted.
+class Noted(NamedTuple):
+    """What a recorder had noted before runs that may be forgotten.
 
-    Args:
-        recorder: recorded them.
-        nodes, inputs: how many there were before.
-        used: the parameters and buffers that had been used before.
+    Attributes:
+        nodes, inputs, values_read: how many there were.
+        used: the parameters and buffers that had been used.
     """
-    dropped = list(recorder.graph.nodes)[nodes:]
+
+    nodes: int
+    inputs: int
+    values_read: int
+    used: frozenset[str]
+
+    @staticmethod
+    def by(recorder: Recorder) -> Noted:
+        read = len(recorder.log.values_read)
+        return Noted(len(recorder.graph.nodes), len(recorder.inputs), read, frozenset(recorder.used))
+
+
+def forget(recorder: Recorder, before: Noted) -> None:
+    """Drop what runs added, and the sizes that they noted."""
+    dropped = list(recorder.graph.nodes)[before.nodes :]
     gone = set(dropped)
     log = recorder.log
     log.uses[:] = [u for u in log.uses if u.node not in gone]
@@ -100,8 +113,9 @@ def forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
     recorder.forget(gone)
     for node in reversed(dropped):
         recorder.graph.erase_node(node)
-    del recorder.inputs[inputs:]
-    recorder.used = used
+    del recorder.inputs[before.inputs :]
+    del log.values_read[before.values_read :]
+    recorder.used = set(before.used)
 
 
 def _refers(expr: Any, nodes: set[fx.Node]) -> bool:

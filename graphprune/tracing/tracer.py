@@ -55,6 +55,7 @@ class Trace:
         note: why something was not traced, if so: training mode, a second call, or what another thread ran.
         elsewhere: the modules that other threads ran, and the nodes that went in.
         evaluated: how many nodes evaluation mode ran; those after it only further calls and training run.
+        repeated: how many nodes evaluation mode and further calls ran.
         results: how many of ``outputs`` are those of evaluation mode.
         on_meta: floats had no values; else everything was real.
         calls: the calls of modules in evaluation mode.
@@ -82,6 +83,7 @@ class Trace:
     unreached: tuple[str, ...] = ()
     note: str = ""
     evaluated: int = 0
+    repeated: int = 0
     results: int = 0
     on_meta: bool = True
     calls: tuple[ModuleCall, ...] = ()
@@ -153,7 +155,8 @@ def record(
     runs, modules = _run_all(recorder, calls, outputs)
     replaced, resized = tuple(_replaced(recorder)), dict(_resized(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
-    further = record_further(recorder, runs, outputs, modules)
+    further = record_further(recorder, runs, outputs, modules, may_raise=True)
+    repeated = len(recorder.graph.nodes)
     trained = record_training(recorder, further.runs[-len(runs) :] or runs, outputs, modules)
     again = [node for run in further.runs for node in (*run.results, *run.in_objects)]
     kept = [*results, *again, *trained.results, *(node for run in runs for node in run.in_objects)]
@@ -172,6 +175,7 @@ def record(
         unreached=tuple(_unreached(recorder)),
         note=_threads_note(recorder) or further.note or trained.note,
         evaluated=evaluated,
+        repeated=repeated,
         results=len(results),
         on_meta=on_meta,
         calls=tuple(call for call in recorder.calls if call.stop <= evaluated),

@@ -18,7 +18,7 @@ from graphprune.tracing.call_list import Node
 from graphprune.tracing.further_calls import record_further
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.reach import Reach
-from graphprune.tracing.recorded_runs import Run, failure_of, forget, record_run, tried
+from graphprune.tracing.recorded_runs import Noted, Run, failure_of, forget, record_run, tried
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay
 from graphprune.tracing.training_reads import reads_training
@@ -72,7 +72,7 @@ def _record_trained(recorder: Recorder, run: Run, outputs: Outputs | None) -> Tr
     note = ""
     for times in (1, 2):
         call = run.call.mapped(partial(_repeated, times), objects=True)
-        before, inputs, used = len(recorder.graph.nodes), len(recorder.inputs), set(recorder.used)
+        before = Noted.by(recorder)
         try:
             if recorder.on_meta and not _differs(recorder, run.done, tried(recorder, call, outputs), times):
                 return Trained()
@@ -81,11 +81,11 @@ def _record_trained(recorder: Recorder, run: Run, outputs: Outputs | None) -> Tr
                 further = record_further(recorder, [trained], outputs, named_modules(recorder.model_copy.module))
                 results = (node for one in (trained, *further.runs) for node in (*one.results, *one.in_objects))
                 return Trained((call,), tuple(results), further.note)
-            forget(recorder, before, inputs, used)
+            forget(recorder, before)
             return Trained()
         except Exception as error:
             note = f"training mode could not be traced: {failure_of(error)}"
-            forget(recorder, before, inputs, used)
+            forget(recorder, before)
     return Trained(note=note)
 
 

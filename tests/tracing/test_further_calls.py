@@ -242,3 +242,64 @@ def test_positions_that_a_cache_holds_are_no_channels() -> None:
     assert [choice.group for choice in plan.choices] == ["k", "v"]
     assert slim.keys.shape == slim.values.shape == (1, 6, 8)
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Logged(Keeping):
+    """Reads the loss of the last call, in training alone or always."""
+
+    def __init__(self, only_training: bool) -> None:
+        super().__init__()
+        self.only_training, self.log = only_training, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu()
+        if self.training or not self.only_training:
+            y = self.passed(y)
+            if self.kept is not None:
+                self.log = self.kept.item()
+            self.kept = y.pow(2).mean().detach()
+        return self.out(y)
+
+
+@pytest.mark.parametrize("only_training", [False, True])
+def test_losses_that_the_next_call_reads_have_no_channels(only_training: bool) -> None:
+    """Training was forgotten, and models on meta were refused."""
+    with torch.device("meta"):
+        on_meta = Logged(only_training).eval()
+    assert graphprune.trace(on_meta, torch.randn(3, 8)).trace.on_meta
+    slim = graphprune.prune_model(Logged(only_training).eval(), 0.5, torch.randn(3, 8))
+    assert slim.passed.weight.shape == (8, 8)
+    slim.train()(torch.randn(3, 8))
+
+
+class Formatted(Keeping):
+    """Makes text of what it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        if self.kept is not None:
+            self.text = f"{self.kept.norm():.3f}"
+            y = y * self.kept
+        self.kept = self.passed(self.inner(x)).detach()
+        return self.out(y)
+
+
+class Compared(Keeping):
+    """Does nothing where nothing changed since the last call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).relu()
+        if self.kept is None or (y - self.kept[0]).abs().mean() > 1e-3:
+            self.kept = y.detach(), self.out(self.passed(y).relu())
+        return self.kept[1]  # type: ignore[no-any-return]
+
+
+def test_what_a_call_makes_text_of_is_followed_with_values() -> None:
+    groups, difference = pruned(Formatted)
+    assert groups == ["inner"]
+    assert difference < 1e-12
+
+
+def test_what_decides_that_nothing_changed_may_go() -> None:
+    graph = graphprune.trace(Compared().eval(), torch.randn(3, 8))
+    assert [choice.group for choice in graph.plan(0.5).choices] == ["inner", "passed"]
