@@ -192,7 +192,7 @@ def _lower_floors(setup: PlanSetup) -> str:
     multiple = max((limit.multiple for limit in setup.limits), default=1)
     layers = setup.options.layers
     ways = [f"leave out layers={layers!r}, with which layers go together"] if layers else []
-    most, movable = setup.options.limits.max_ratio, not all(limit.frozen for limit in setup.limits)
+    most, movable = setup.options.limits.max_ratio, not all(limit.frozen or limit.need for limit in setup.limits)
     ways += [f"raise max_ratio (now {most:g})"] if movable and most is not None and most < 1 else []
     ways += [f"let multiples of less than {multiple} units be left"] if multiple > 1 else []
     ways += ["hold less by overrides="] if setup.options.overrides else []

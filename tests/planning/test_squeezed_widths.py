@@ -120,3 +120,9 @@ def test_channels_of_which_a_deviation_is_taken_are_no_experts() -> None:
 
     (group,) = graphprune.trace(Scaled().eval(), torch.randn(2, 4)).groups
     assert (group.name, group.role) == ("enter", "mlp")
+
+
+def test_a_larger_max_ratio_is_not_advised_where_an_operation_needs_what_is_left() -> None:
+    with pytest.raises(PlanError, match="out of reach") as raised:
+        graphprune.trace(Pooled(4).eval(), IMAGE).plan(params=0.1)
+    assert "max_ratio" not in str(raised.value.do)
