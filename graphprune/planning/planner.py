@@ -198,7 +198,16 @@ class _Attempt:
                     found[number] = divisor
         if self.roundings == ROUNDINGS or found == self.multiples:
             return None
-        return replace(self, multiples=found, roundings=self.roundings + 1)
+        turned = any(found[number] % known for number, known in self.multiples.items())
+        settled = self.holding(self._whole_heads()) if turned else self
+        return replace(settled, multiples=found, roundings=self.roundings + 1)
+
+    def _whole_heads(self) -> dict[int, str]:
+        """The heads of which this choice takes none, and why they stay from now on."""
+        groups = (group for group in self.setup.groups if group.role in HEADS)
+        whole = (group for group in groups if self.selection.alive[group.unit_ids].all())
+        why = "widths are to be multiples of their number, and no other number of them was found with which they are"
+        return dict.fromkeys((unit for group in whole for unit in group.unit_ids.tolist()), why)
 
     def in_proportion(self, followed: FollowedSizes) -> _Attempt:
         """The next attempt, in which fields that the class refuses otherwise are changed in proportion.

@@ -255,7 +255,9 @@ def _resized(recorder: Recorder) -> Iterator[tuple[str, frozenset[int]]]:
     for name in [name for name in recorder.names.values() if name in recorder.used and name not in recorder.parameters]:
         path, _, attribute = name.rpartition(".")
         module, before = modules.get(path), recorder.shapes[name]
-        now = None if module is None else module._buffers.get(attribute, vars(module).get(attribute))
+        if module is None or isinstance(module, torch.jit.ScriptModule):  # its attributes are not in Python
+            continue
+        now = module._buffers.get(attribute, vars(module).get(attribute))
         if isinstance(now, Tensor) and now.ndim == len(before) and now.shape != before:
             yield name, frozenset(dim for dim, size in enumerate(before) if size != now.shape[dim])
 
