@@ -81,7 +81,7 @@ def _rounds(recorder: Recorder, calls: Sequence[MethodCall], outputs: Outputs | 
         try:
             for one in islice(replay_rounds(recorder.model_copy, calls, outputs), _MOST):
                 done.append(_steps(one, {id(tensor) for tensor in left}, recorder.names))
-        except Exception:
+        except Exception:  # of a later round, as where a cache is full: those before it are recorded
             if not done:
                 raise
     if not any(_LEFT in sources for steps in done for _, sources in steps):
