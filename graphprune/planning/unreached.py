@@ -10,10 +10,10 @@ from graphprune.errors import UnreachedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.pruning.added_tensors import fits_channels, listed_names, shrunk_sizes
 from graphprune.pruning.plan import Plan
-from graphprune.tracing.may_write import function_of, is_own
 from graphprune.tracing.rebuilt_tensors import is_rebuilt
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import named_modules, named_tensors, tables, within
+from graphprune.utils.reached_functions import bases_of_users, function_of
 from graphprune.utils.switches import switching
 
 
@@ -60,5 +60,5 @@ def _may_be_read(graph: Analysis, name: str) -> bool:
     inputs = (node.meta["shape"] for node in graph.trace.inputs)
     if is_rebuilt(graph.trace.modules, name) or any(len(shape) > 1 and shape[1:] == one[1:] for one in inputs):
         return False
-    members = (member for base in kind.__mro__ if not is_own(base.__module__) for member in vars(base).values())
+    members = (member for base in bases_of_users(kind) for member in vars(base).values())
     return any(attribute in found.__code__.co_names for found in map(function_of, members) if found is not None)

@@ -22,9 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.utils.held import attribute_table, code_objects, globals_read, held_by_function, slot_values, slots_of
+from graphprune.utils.reached_functions import CACHED, function_of, is_library, is_library_function
 
-CACHED = functools._lru_cache_wrapper
-_OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
 _MOST = 400
 """So many are followed, and as many that only containers hold: large libraries lead from everywhere to everything."""
@@ -33,12 +32,6 @@ _KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, Removab
 """Classes of Python's and torch's whose instances a program may keep something in."""
 _PASSED_OVER = (nn.Module, Tensor, BaseException)
 _HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def is_own(module: str) -> bool:
-    """Is a module Python's, torch's, numpy's, or this library's?"""
-    return module.partition(".")[0] in _OWN
 
 
 def may_write_to(classes: Iterable[type], held: Iterable[FunctionType], own: Iterable[Any] = ()) -> list[Any]:
@@ -173,19 +166,6 @@ class _Walk:
                 self.methods.setdefault(name, []).append(function)
 
 
-def function_of(value: Any) -> FunctionType | None:
-    """The function of a method, class method, static method, property or cached function."""
-    if isinstance(value, classmethod | staticmethod):
-        value = value.__func__
-    elif isinstance(value, property):
-        value = value.fget
-    elif isinstance(value, functools.cached_property):
-        value = value.func
-    if type(value) is CACHED:
-        value = value.__wrapped__
-    return value if isinstance(value, FunctionType) else None
-
-
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
@@ -194,19 +174,15 @@ def _may_hold(value: Any) -> bool:
     if kind is tuple:
         return not _HOLD_NOTHING.issuperset(map(type, value))
     if kind is FunctionType:
-        return not _is_own_function(value)
+        return not is_library_function(value)
     if isinstance(value, type):
-        return not is_own(value.__module__) and not issubclass(value, _PASSED_OVER)
+        return not is_library(value.__module__) and not issubclass(value, _PASSED_OVER)
     return may_keep(value) and not issubclass(kind, _PASSED_OVER)
-
-
-def _is_own_function(function: FunctionType) -> bool:
-    return is_own(function.__globals__.get("__name__") or "")
 
 
 def _without_wrappers(value: Any) -> Any:
     """The function in one that torch, Python or this library has put around it."""
-    while isinstance(value, FunctionType) and _is_own_function(value) and hasattr(value, "__wrapped__"):
+    while isinstance(value, FunctionType) and is_library_function(value) and hasattr(value, "__wrapped__"):
         value = value.__wrapped__
     return value
 
@@ -215,7 +191,7 @@ def may_keep(value: Any) -> bool:
     """Is it a container or an object of the user's, or of a class of others that programs keep something in?"""
     kind = type(value)
     keeps = kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
-    return kind in _KEEPERS or (keeps and not is_own(kind.__module__))
+    return kind in _KEEPERS or (keeps and not is_library(kind.__module__))
 
 
 def _held_by(value: Any) -> Iterator[Any]:
@@ -263,7 +239,7 @@ def _found_in(modules: Iterable[Any], names: frozenset[str]) -> Iterator[Any]:
     waiting, seen = list(modules), set[int]()
     while waiting:
         module = waiting.pop()
-        if not isinstance(module, ModuleType) or id(module) in seen or is_own(module.__name__):
+        if not isinstance(module, ModuleType) or id(module) in seen or is_library(module.__name__):
             continue
         seen.add(id(module))
         found = [vars(module)[name] for name in sorted(names) if name in vars(module)]

@@ -15,7 +15,7 @@ from types import FunctionType
 
 from torch import fx
 
-from graphprune.tracing.may_write import function_of, is_own
+from graphprune.utils.reached_functions import methods_from
 from graphprune.utils.weak_caches import once_for_each
 
 
@@ -180,31 +180,6 @@ def _is_given(value: ast.AST, tree: ast.AST, function: FunctionType) -> bool:
 def _set_by(kind: type) -> frozenset[str]:
     """The attributes that building an instance of a class sets."""
     return frozenset(name for f in methods_from("__init__", kind) for name, *_ in _given_in(f))
-
-
-def methods_from(first: str, kind: type) -> Iterator[FunctionType]:
-    """A method of a class and those that it calls; of ``__init__`` those of all bases."""
-    done: set[str] = set()
-    waiting = [first]
-    while waiting:
-        name = waiting.pop()
-        if name not in done:
-            done.add(name)
-            for function in _methods(kind, name):
-                waiting.extend(function.__code__.co_names)
-                yield function
-
-
-def _methods(kind: type, name: str) -> Iterator[FunctionType]:
-    """The methods or properties of a name that are neither torch's nor Python's: that of the class, which may go on
-    to those of its bases."""
-    for base in kind.__mro__:
-        found = None if is_own(base.__module__) else function_of(vars(base).get(name))
-        if found is not None:
-            found = inspect.unwrap(found)
-            yield found
-        if name in vars(base) and (found is None or "super" not in found.__code__.co_names):
-            return
 
 
 def _made_in(function: FunctionType) -> Iterator[tuple[str, bool]]:

@@ -13,11 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import container_base, is_dict, items, put_back
 from graphprune.tracing.kept_tables import emptied_tables
-from graphprune.tracing.may_write import CACHED, is_own, may_write_to
+from graphprune.tracing.may_write import may_write_to
 from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
 from graphprune.utils.held import attribute_table, contents, global_names, held_functions, slot_values, slots_of
 from graphprune.utils.modules import Modules, tables
+from graphprune.utils.reached_functions import CACHED, bases_of_users
 
 Restore = Callable[[], None]
 
@@ -58,8 +59,7 @@ def nothing_kept(model: nn.Module) -> Iterator[None]:
 
 def _classes(submodules: Modules) -> list[type]:
     own = dict.fromkeys([type(m) for _, m in submodules])
-    kinds = dict.fromkeys(base for kind in own for base in kind.__mro__)
-    return [kind for kind in kinds if not is_own(kind.__module__)]
+    return list(dict.fromkeys(base for kind in own for base in bases_of_users(kind)))
 
 
 def restores_of(value: Any) -> Iterator[Restore]:

@@ -11,6 +11,7 @@ from types import FunctionType
 
 from graphprune.utils.held import code_objects, held_by_function, held_functions
 from graphprune.utils.modules import Modules
+from graphprune.utils.reached_functions import bases_of_users
 from graphprune.utils.weak_caches import once_for_each
 
 _NOISE = re.compile(r"drop|stochastic_depth|batch_norm|rrelu")
@@ -35,8 +36,7 @@ def reads_training(modules: Modules, holders: Modules | None = None) -> bool:
 
 @once_for_each
 def _class_reads(kind: type) -> bool:
-    own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-    return any(_reads(f) for base in own for f in _functions_of(base))
+    return any(_reads(f) for base in bases_of_users(kind) for f in _functions_of(base))
 
 
 def _functions_of(kind: type) -> Iterator[FunctionType]:

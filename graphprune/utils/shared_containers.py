@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -14,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from graphprune.utils.held import attribute_table, globals_read, held_by_function, hook_tables, reachable
 from graphprune.utils.modules import Tables
+from graphprune.utils.reached_functions import functions_from, is_library
 
 TABLES_OF_MODULES = frozenset(vars(nn.Module()))
 """Hooks and the like: every module has tables of its own for these, most of them empty.
@@ -28,7 +28,7 @@ def shared_containers(own: Tables, held: Callable[[], set[int]]) -> dict[int, An
     They are one for all models, as when each is built anew: a function cannot be given another global.
     """
     shared = [v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set)]
-    functions = {f for kind in {type(module) for _, module in own.modules} for f in _run_by(kind)}
+    functions = {f for kind in {type(module) for _, module in own.modules} for f in functions_from("forward", kind)}
     shared += (v for f in functions for _, v in globals_read(f) if type(v) in _PLAIN and _has_tensors_alone(v))
     shared += _stores(own)
     copied = held() if shared else ()
@@ -71,7 +71,7 @@ def _attributes(module: nn.Module) -> list[Any]:
 
 def _read_by(kind: type) -> Iterator[Any]:
     """What functions of a user's class find: globals, what imported files hold, in closures, and on the class."""
-    for function in _run_by(kind, everywhere=True):
+    for function in functions_from("forward", kind):
         names = function.__code__.co_names
         yield from held_by_function(function)
         for _, value in globals_read(function):
@@ -81,10 +81,7 @@ def _read_by(kind: type) -> Iterator[Any]:
 
 
 def _is_file(value: Any) -> bool:
-    return isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in _NOT_USERS
-
-
-_NOT_USERS = frozenset(("torch", "builtins", *sys.stdlib_module_names)) - {"__main__"}
+    return isinstance(value, ModuleType) and not is_library(value.__name__)
 
 
 _PLAIN = (dict, list, set)
@@ -95,32 +92,3 @@ def _has_tensors_alone(value: Any) -> bool:
     if type(value) in _PLAIN:
         return all(map(_has_tensors_alone, value.values() if type(value) is dict else value))
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-
-
-def _run_by(kind: type, everywhere: bool = False) -> set[FunctionType]:
-    """``forward`` of a user's class, the methods that it names, and the functions of the same files that these call.
-
-    Args:
-        kind: the class.
-        everywhere: of all files.
-    """
-    bases = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-    members = [(name, getattr(v, "fget", v)) for base in bases for name, v in vars(base).items()]
-    methods = [(name, f) for name, f in members if isinstance(f, FunctionType)]
-    waiting = [f for name, f in methods if name == "forward"]
-    found: set[FunctionType] = set()
-    while waiting:
-        function = waiting.pop()
-        if function not in found:
-            found.add(function)
-            waiting += [f for name, f in methods if name in function.__code__.co_names]
-            waiting += [f for f in _named(function) if everywhere or f.__globals__ is function.__globals__]
-    return found
-
-
-def _named(function: FunctionType) -> Iterator[FunctionType]:
-    """The functions that a function finds under global names, and in files that are imported."""
-    for _, value in globals_read(function):
-        names = function.__code__.co_names if _is_file(value) else ()
-        found = (value, *(vars(value)[name] for name in names if name in vars(value)))
-        yield from (f for f in found if isinstance(f, FunctionType))

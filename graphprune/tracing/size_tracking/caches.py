@@ -16,13 +16,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.tracing.may_write import is_own
 from graphprune.tracing.sizes import Size
 from graphprune.utils.modules import Modules
+from graphprune.utils.reached_functions import CACHED, bases_of_users, is_library
 from graphprune.utils.tree import tensors_of
 
-_CACHED = functools._lru_cache_wrapper
-_MAY_BE_CACHED = frozenset((_CACHED, staticmethod, classmethod))
+_MAY_BECACHED = frozenset((CACHED, staticmethod, classmethod))
 
 
 @contextmanager
@@ -47,12 +46,11 @@ def empty_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None]:
 
 @contextmanager
 def _in_place_of_caches(submodules: Modules, holders: Modules, replace: Callable[[Any], Any]) -> Iterator[None]:
-    kinds = {type(m) for _, m in submodules}
-    classes = {base for kind in kinds for base in kind.__mro__ if not is_own(base.__module__)}
-    members = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if type(v) in _MAY_BE_CACHED]
+    classes = {base for kind in {type(m) for _, m in submodules} for base in bases_of_users(kind)}
+    members = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if type(v) in _MAY_BECACHED]
     methods = [member for member in members if _function_of(member[2])]
     functions = [(found, name, found[name]) for found, name in _modules_caches()]
-    functions += [(vars(m), name, v) for _, m in holders for name, v in vars(m).items() if type(v) is _CACHED]
+    functions += [(vars(m), name, v) for _, m in holders for name, v in vars(m).items() if type(v) is CACHED]
     try:
         for kind, name, value in methods:
             setattr(kind, name, _replaced(value, replace))
@@ -68,8 +66,8 @@ def _in_place_of_caches(submodules: Modules, holders: Modules, replace: Callable
 
 def _function_of(value: Any) -> Any:
     """The cached function that a class has as method, class method or static method."""
-    function = value if type(value) is _CACHED else value.__func__
-    return function if type(function) is _CACHED else None
+    function = value if type(value) is CACHED else value.__func__
+    return function if type(function) is CACHED else None
 
 
 def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
@@ -138,7 +136,7 @@ class _Foreign:
         """What stands in the places of all caches during a run. There may be thousands, so those of the last run are
         used again; no other is kept, since a function that is gone may hold a model."""
         self.look()
-        values = [value for found, name in self.places if type(value := found.get(name)) is _CACHED]
+        values = [value for found, name in self.places if type(value := found.get(name)) is CACHED]
         self.wrapped = {value: self.wrapped.get(value) or _wrapper(value) for value in values}
         return self.wrapped
 
@@ -160,7 +158,9 @@ class _Foreign:
     def _load(self, loaded: list[ModuleType]) -> None:
         """Go on with the modules that are loaded now. Those of ``__main__`` are looked through every time."""
         known = {id(found): place for place, found in enumerate(self.globals)}
-        others = {id(m): m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not is_own(name)}
+        others = {
+            id(m): m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not is_library(name)
+        }
         found = [vars(m) for m in others.values() if m.__name__ != "__main__"]
         places = [known.get(id(one)) for one in found]
         self.counts = [-1 if place is None else self.counts[place] for place in places]
@@ -172,12 +172,12 @@ _foreign = _Foreign()
 
 
 def _names_of_caches(found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name, value in list(found.items()) if type(value) is _CACHED)
+    return tuple(name for name, value in list(found.items()) if type(value) is CACHED)
 
 
 def _modules_caches() -> list[tuple[dict[str, Any], str]]:
     """The cached functions among the globals of all modules that are loaded: these globals, and their names."""
     _foreign.look()
     typed = vars(sys.modules["__main__"])
-    there = [(found, name) for found, name in _foreign.places if type(found.get(name)) is _CACHED]
+    there = [(found, name) for found, name in _foreign.places if type(found.get(name)) is CACHED]
     return there + [(typed, name) for name in _names_of_caches(typed)]

@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphprune.tracing.may_write import function_of, functions_held, is_own
-from graphprune.tracing.rebuilt_tensors import methods_from
+from graphprune.tracing.may_write import functions_held
 from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.name_uses import MAY_LOOK_UP, looks_up_computed, uses_of_name
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.global_state import patched
-from graphprune.utils.held import code_objects
 from graphprune.utils.modules import Modules
+from graphprune.utils.reached_functions import function_of, functions_from, is_library, names_of
 from graphprune.utils.weak_caches import once_for_each
 
 
@@ -121,9 +120,9 @@ class _Users(NamedTuple):
     def among(functions: Iterable[FunctionType]) -> _Users:
         """Which of some functions use the names."""
         found = list(functions)
-        named = [(str(f.__module__), _names(f.__code__) | {_defined_in(f)}) for f in found]
+        named = [(str(f.__module__), names_of(f.__code__) | {_defined_in(f)}) for f in found]
         users = (frozenset(file for file, names in named if name in names) for name in ("int", "type"))
-        of_int, of_type = (frozenset(filterfalse(is_own, files)) for files in users)
+        of_int, of_type = (frozenset(filterfalse(is_library, files)) for files in users)
         computed = any(_looks_up_computed(f.__code__) for f in found)
         return _Users(of_int, of_type, frozenset[str]().union(*(names for _, names in named)), computed)
 
@@ -136,41 +135,15 @@ def _defined_in(function: FunctionType) -> str:
 @once_for_each
 def _users(kind: type) -> _Users:
     """What ``forward`` of a class reaches."""
-    found = _Users.among(_reached(kind))
-    own = () if is_own(kind.__module__) else (kind.__module__,)
+    found = _Users.among(functions_from("forward", kind))
+    own = () if is_library(kind.__module__) else (kind.__module__,)
     return found._replace(of_int=found.of_int.union(own))
-
-
-def _reached(kind: type) -> Iterator[FunctionType]:
-    """``forward`` of a class, the methods that it calls, and the functions that these name, and so on."""
-    waiting, done = [*methods_from("forward", kind)], set[FunctionType]()
-    while waiting:
-        function = waiting.pop()
-        if function not in done:
-            done.add(function)
-            named = _looked_up(function)
-            waiting += [f for f in named if isinstance(f, FunctionType) and not is_own(str(f.__module__))]
-            yield function
-
-
-def _looked_up(function: FunctionType) -> Iterator[Any]:
-    """What a function may find by its names: ``halves``, ``helpers.halves``."""
-    names, own = _names(function.__code__), function.__globals__
-    imported = [value for name in names if isinstance(value := own.get(name), ModuleType)]
-    spaces = (own, *(vars(module) for module in imported if not is_own(module.__name__)))
-    return (space[name] for space in spaces for name in names if name in space)
-
-
-def _names(code: CodeType) -> frozenset[str]:
-    """The names that a piece of code and the functions within it look up, also those that are given as text."""
-    texts = (text for c in code_objects(code) for text in c.co_consts if isinstance(text, str) and text.isidentifier())
-    return frozenset((*texts, *(name for c in code_objects(code) for name in c.co_names)))
 
 
 @lru_cache(maxsize=4096)
 def _looks_up_computed(code: CodeType) -> bool:
     """Does a function look up names that it puts together, or that its text does not tell?"""
-    if MAY_LOOK_UP.isdisjoint(_names(code)):
+    if MAY_LOOK_UP.isdisjoint(names_of(code)):
         return False
     try:
         return looks_up_computed(ast.parse(textwrap.dedent(inspect.getsource(code))))
@@ -206,5 +179,5 @@ def _source(module: ModuleType, name: str) -> str:
     defined = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
     own = [value for value in defined if value.__module__ == module.__name__]
     members = (v for kind in own if isinstance(kind, type) for v in vars(kind).values())
-    functions = {f for value in (*own, *members) if (f := function_of(value)) and name in _names(f.__code__)}
+    functions = {f for value in (*own, *members) if (f := function_of(value)) and name in names_of(f.__code__)}
     return "\n".join(sorted(textwrap.dedent(inspect.getsource(function)) for function in functions))
