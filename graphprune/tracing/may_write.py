@@ -100,7 +100,10 @@ class _Waiting:
 
     def __iter__(self) -> Iterator[Any]:
         while (near := self.near and len(self.seen) - self.taken < _MOST) or (self.entries and self.taken < _MOST):
-            value = _without_wrappers((self.near if near else self.entries).popleft())
+            value = (self.near if near else self.entries).popleft()
+            if type(value) in _HOLD_NOTHING:
+                continue
+            value = _without_wrappers(value)
             if id(value) not in self.seen and _may_hold(value):
                 self.seen[id(value)] = value
                 self.from_entries = not near
@@ -190,8 +193,9 @@ def _without_wrappers(value: Any) -> Any:
 def may_keep(value: Any) -> bool:
     """Is it a container or an object of the user's, or of a class of others that programs keep something in?"""
     kind = type(value)
-    keeps = kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
-    return kind in _KEEPERS or (keeps and not is_library(kind.__module__))
+    if kind in _KEEPERS or is_library(kind.__module__):
+        return kind in _KEEPERS
+    return kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
 
 
 def _held_by(value: Any) -> Iterator[Any]:
@@ -221,20 +225,21 @@ def _led_to_by(function: FunctionType) -> Iterator[Any]:
     yield from vars(function).values()
     read = [value for _, value in globals_read(function)]
     yield from (value for value in read if not isinstance(value, ModuleType))
-    names = _names(function.__code__)
+    names, texts = _names(function.__code__), _texts(function.__code__)
     yield from _found_in([value for value in read if isinstance(value, ModuleType)], names)
-    texts = _texts(function.__code__)
-    loaded = (sys.modules.get(name) for name in (*sorted(names), *sorted(texts), *filter(_is_text, read)))
-    yield from _found_in(filter(None, loaded), names | texts)
+    mentioned = (*names, *texts, *filter(_is_text, read))
+    loaded = [sys.modules[name] for name in mentioned if name in sys.modules]
+    if loaded:
+        yield from _found_in(loaded, tuple(dict.fromkeys((*names, *texts))))
     if "globals" in names:
-        yield from (function.__globals__[name] for name in sorted(texts) if name in function.__globals__)
+        yield from (function.__globals__[name] for name in texts if name in function.__globals__)
 
 
 def _is_text(value: Any) -> bool:
     return type(value) is str
 
 
-def _found_in(modules: Iterable[Any], names: frozenset[str]) -> Iterator[Any]:
+def _found_in(modules: Iterable[Any], names: tuple[str, ...]) -> Iterator[Any]:
     """What modules of users, and those in them, hold under some names."""
     waiting, seen = list(modules), set[int]()
     while waiting:
@@ -242,18 +247,19 @@ def _found_in(modules: Iterable[Any], names: frozenset[str]) -> Iterator[Any]:
         if not isinstance(module, ModuleType) or id(module) in seen or is_library(module.__name__):
             continue
         seen.add(id(module))
-        found = [vars(module)[name] for name in sorted(names) if name in vars(module)]
+        known = vars(module)
+        found = [known[name] for name in names if name in known]
         yield from found
         waiting += found
 
 
 @functools.lru_cache(maxsize=4096)
-def _texts(code: CodeType) -> frozenset[str]:
-    """The texts in a function and those within it, among which there may be names of modules and globals."""
-    return frozenset(text for c in code_objects(code) for text in c.co_consts if _is_text(text))
+def _texts(code: CodeType) -> tuple[str, ...]:
+    """The texts in a function and those within it, among which there may be names of modules and globals, sorted."""
+    return tuple(sorted({text for c in code_objects(code) for text in c.co_consts if _is_text(text)}))
 
 
 @functools.lru_cache(maxsize=4096)
-def _names(code: CodeType) -> frozenset[str]:
-    """The names of globals and attributes that a function and those within it use."""
-    return frozenset(name for c in code_objects(code) for name in c.co_names)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """The names of globals and attributes that a function and those within it use, sorted."""
+    return tuple(sorted({name for c in code_objects(code) for name in c.co_names}))

@@ -71,30 +71,33 @@ def _methods(kind: type, name: str) -> Iterator[FunctionType]:
 
 def functions_from(first: str, kind: type) -> Iterator[FunctionType]:
     """A method of a class, the methods that it names, and the functions that these name or hold, and so on."""
+    members = {name for base in bases_of_users(kind) for name in vars(base)}
     waiting, done = [*_methods(kind, first)], set[FunctionType]()
     while waiting:
         function = waiting.pop()
         if function not in done:
             done.add(function)
-            waiting += (method for name in names_of(function.__code__) for method in _methods(kind, name))
+            waiting += (method for name in members & names_of(function.__code__) for method in _methods(kind, name))
             waiting += _led_to_by(function)
             yield function
 
 
 def _led_to_by(function: FunctionType) -> Iterator[FunctionType]:
     for value in (*_looked_up(function), *held_by_function(function)):
-        found = function_of(value)
-        if found is not None:
-            unwrapped = inspect.unwrap(found)
-            yield from (f for f in (found, unwrapped) if isinstance(f, FunctionType) and not is_library_function(f))
+        found = value.__wrapped__ if type(value) is CACHED else value
+        if type(found) is FunctionType:
+            both = (found, inspect.unwrap(found)) if "__wrapped__" in vars(found) else (found,)
+            yield from (f for f in both if type(f) is FunctionType and not is_library_function(f))
 
 
 def _looked_up(function: FunctionType) -> Iterator[Any]:
     """What a function may find by its names: ``halves``, ``helpers.halves``."""
     names, own = names_of(function.__code__), function.__globals__
-    imported = [value for name in names if isinstance(value := own.get(name), ModuleType)]
-    spaces = (own, *(vars(module) for module in imported if not is_library(module.__name__)))
-    return (space[name] for space in spaces for name in names if name in space)
+    found = [own[name] for name in names if name in own]
+    yield from found
+    for module in found:
+        if isinstance(module, ModuleType) and not is_library(module.__name__):
+            yield from (vars(module)[name] for name in names if name in vars(module))
 
 
 @functools.lru_cache(maxsize=4096)
