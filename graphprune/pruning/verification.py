@@ -25,7 +25,7 @@ from graphprune.pruning.weight_statistics import weight_statistics
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.meta import is_float
-from graphprune.tracing.outside_tensors import values_kept, written_outside
+from graphprune.tracing.outside_tensors import outside_kept
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs, picked
 from graphprune.tracing.side_effects import nothing_kept
@@ -204,7 +204,7 @@ def compare_slim(
         InputError, PlanError: as for :func:`verify`.
     """
     check = replace(_check_of(graph, slim, plan, outputs, tolerance), slim_calls=slim_calls or graph.examples)
-    with values_kept(written_outside(graph.trace.graph, graph.trace.constants)):
+    with outside_kept(graph.trace.graph, graph.trace.constants):
         return _compared(check)
 
 

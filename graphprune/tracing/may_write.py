@@ -12,11 +12,14 @@ import sys
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from random import Random
 from threading import local
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -25,11 +28,14 @@ from graphprune.utils.held import attribute_table, code_objects, globals_read, h
 from graphprune.utils.reached_functions import CACHED, function_of, is_library, is_library_function
 
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
-_MOST = 400
-"""So many are followed, and as many that only containers hold: large libraries lead from everywhere to everything."""
+_MOST, _MOST_ENTRIES = 400, 5_000
+"""So many are followed, and so many that only containers hold: large libraries lead from everywhere to everything."""
 _KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
 _KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, RemovableHandle)
 """Classes of Python's and torch's whose instances a program may keep something in."""
+_ARRAYS_AND_GENERATORS = (np.ndarray, torch.Generator, Random, np.random.Generator, np.random.RandomState)
+_LARGEST_ARRAY = 1 << 26
+"""Bytes: a larger one outside of a model is data rather than what a program writes to."""
 _PASSED_OVER = (nn.Module, Tensor, BaseException)
 _HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
 
@@ -99,8 +105,8 @@ class _Waiting:
     from_entries: bool = False
 
     def __iter__(self) -> Iterator[Any]:
-        while (near := self.near and len(self.seen) - self.taken < _MOST) or (self.entries and self.taken < _MOST):
-            value = (self.near if near else self.entries).popleft()
+        while waiting := self._next():
+            near, value = waiting is self.near, waiting.popleft()
             if type(value) in _HOLD_NOTHING:
                 continue
             value = _without_wrappers(value)
@@ -109,6 +115,12 @@ class _Waiting:
                 self.from_entries = not near
                 self.taken += self.from_entries
                 yield value
+
+    def _next(self) -> deque[Any] | None:
+        """What the next one is taken of."""
+        if self.near and len(self.seen) - self.taken < _MOST:
+            return self.near
+        return self.entries if self.entries and self.taken < _MOST_ENTRIES else None
 
     def add_held_by(self, value: Any) -> None:
         """What a container or an object leads to waits."""
@@ -180,6 +192,8 @@ def _may_hold(value: Any) -> bool:
         return not is_library_function(value)
     if isinstance(value, type):
         return not is_library(value.__module__) and not issubclass(value, _PASSED_OVER)
+    if issubclass(kind, np.ndarray):
+        return bool(value.nbytes <= _LARGEST_ARRAY)
     return may_keep(value) and not issubclass(kind, _PASSED_OVER)
 
 
@@ -191,10 +205,12 @@ def _without_wrappers(value: Any) -> Any:
 
 
 def may_keep(value: Any) -> bool:
-    """Is it a container or an object of the user's, or of a class of others that programs keep something in?"""
+    """Is it a container or an object of the user's, or of a class of others that programs keep something in?
+
+    Arrays and generators of random numbers are such."""
     kind = type(value)
     if kind in _KEEPERS or is_library(kind.__module__):
-        return kind in _KEEPERS
+        return kind in _KEEPERS or issubclass(kind, _ARRAYS_AND_GENERATORS)
     return kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
 
 

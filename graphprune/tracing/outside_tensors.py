@@ -1,10 +1,11 @@
-"""Tensors that a program has outside of its model: what runs write to them is undone."""
+"""Tensors and generators that a program has outside of its model: what runs of its graph do to them is undone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, fx
 
 from graphprune.utils.operators import is_mutable, returns_view, written_arguments
@@ -23,18 +24,31 @@ def written_bases(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
             yield written, base
 
 
-def written_outside(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors of unknown origin, among ``constants`` by name, that a traced program writes to."""
-    written = {str(base.target) for node in graph.nodes for _, base in written_bases(node)}
-    return [tensor for name, tensor in constants.items() if name in written]
-
-
 @contextmanager
-def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Give tensors back their memory and what they hold now."""
-    before = list(map(TensorState.of, tensors))
+def outside_kept(graph: fx.Graph, constants: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give tensors of unknown origin that a traced program writes to their memory and values back, and generators of
+    random numbers that it draws from their state.
+
+    Args:
+        graph: of the program.
+        constants: the tensors of unknown origin, by name.
+    """
+    tensors = list(map(TensorState.of, _written(graph, constants)))
+    generators = [(generator, generator.get_state()) for generator in _drawn_from(graph)]
     try:
         yield
     finally:
-        for state in before:
-            state.put_back()
+        for before in tensors:
+            before.put_back()
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+def _written(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list[Tensor]:
+    names = {str(base.target) for node in graph.nodes for _, base in written_bases(node)}
+    return [tensor for name, tensor in constants.items() if name in names]
+
+
+def _drawn_from(graph: fx.Graph) -> set[torch.Generator]:
+    given = (value for node in graph.nodes for value in (*node.args, *node.kwargs.values()))
+    return {value for value in given if isinstance(value, torch.Generator)}

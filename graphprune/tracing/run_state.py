@@ -6,15 +6,13 @@ Data is run through the user's own model, which may count its calls, or write in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
 from types import FunctionType, MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +31,7 @@ _TORCHS = frozenset(vars(nn.Module()))
 _TABLES = ("_buffers", "_modules", "_non_persistent_buffers_set")
 _GROWING = sorted(name for name in _TORCHS.difference(_TABLES) if isinstance(vars(nn.Module())[name], dict))
 """Parameters and hooks, which are changed on purpose too: only new ones are removed."""
-_MOST_FOLLOWED, _MOST_ENTRIES = 2_000, 1_000
+_MOST_FOLLOWED, _MOST_ENTRIES = 5_000, 1_000
 """A trainer or a tokenizer leads to all that there is, and a data set is long."""
 _HOLD_NO_TENSORS = frozenset((type(None), bool, int, Size, float, str, torch.dtype, torch.device))
 _NOT_FOLLOWED = (nn.Module, type, FunctionType, MethodType, BaseException)
@@ -78,7 +76,7 @@ class RunState:
             if isinstance(value, Tensor):
                 self._note_tensor(value)
             else:
-                self.restores += _restores(value)
+                self.restores += restores_of(value) if may_keep(value) else ()
 
     def _note_tensor(self, tensor: Tensor) -> None:
         fixed = tensor.is_meta or tensor.is_inference() or is_parameter(tensor)
@@ -126,21 +124,23 @@ def tensors_kept(modules: Modules, known: Set[int]) -> list[Tensor]:
     values = [value for _, m in modules for value in m._buffers.values() if id(value) in known]
     for _, module in modules:
         held = vars(module)
-        for name in held.keys() - _TORCHS:
-            value = held[name]
-            if type(value) in (tuple, list):
-                values += () if _HOLD_NO_TENSORS.issuperset(map(type, value)) else (value,)
-            elif type(value) not in _HOLD_NO_TENSORS:
-                values.append(value)
+        values += [value for name, value in held.items() if name not in _TORCHS and _may_hold_tensors(value)]
     return [value for value in _followed(values) if isinstance(value, Tensor) and id(value) in known]
 
 
+def _may_hold_tensors(value: Any) -> bool:
+    if type(value) in (tuple, list):
+        return not _HOLD_NO_TENSORS.issuperset(map(type, value))
+    return type(value) not in _HOLD_NO_TENSORS
+
+
 def _followed(values: Iterable[Any]) -> Iterator[Any]:
-    """Values and what they hold, each once; what may change while it is handed out is looked at afterwards."""
+    """Values and what they hold, each once, but for numbers and text; what may change while it is handed out is looked
+    at afterwards."""
     waiting, seen = deque(values), set[int]()
     while waiting and len(seen) < _MOST_FOLLOWED:
         value = waiting.popleft()
-        if id(value) not in seen and not isinstance(value, _NOT_FOLLOWED):
+        if type(value) not in _HOLD_NO_TENSORS and id(value) not in seen and not isinstance(value, _NOT_FOLLOWED):
             seen.add(id(value))
             yield value
             waiting.extend(() if isinstance(value, Tensor) else _held_by(value))
@@ -154,27 +154,6 @@ def _put_back_attributes(held: dict[str, Any], before: dict[str, Any]) -> None:
 def _remove_others(table: dict[Any, Any], names: Set[Any]) -> None:
     for name in table.keys() - names:
         del table[name]
-
-
-def _restores(value: Any) -> Sequence[Restore]:
-    """What gives a container, an object or a generator of random numbers back what it holds."""
-    if may_keep(value):
-        return list(restores_of(value))
-    return [] if (setter := _state_setter(value)) is None else [setter]
-
-
-def _state_setter(value: Any) -> Callable[[], Any] | None:
-    if isinstance(value, torch.Generator):
-        return partial(value.set_state, value.get_state())
-    if isinstance(value, Random):
-        return partial(value.setstate, value.getstate())
-    if isinstance(value, np.random.RandomState):
-        return partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-    if isinstance(value, np.ndarray) and value.flags.writeable:
-        return partial(np.copyto, value, value.copy())
-    return None
 
 
 def _held_by(value: Any) -> Iterator[Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from random import Random
 from types import CellType, FunctionType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -20,7 +23,7 @@ from graphprune.utils.held import attribute_table, contents, global_names, held_
 from graphprune.utils.modules import Modules, tables
 from graphprune.utils.reached_functions import CACHED, bases_of_users
 
-Restore = Callable[[], None]
+Restore = Callable[[], Any]
 
 
 @contextmanager
@@ -71,9 +74,26 @@ def restores_of(value: Any) -> Iterator[Restore]:
     else:
         if container_base(value) is not None:
             yield put_back(value)
-        if isinstance(value, RemovableHandle):
+        elif isinstance(value, RemovableHandle):
             yield from map(put_back, _tables_of(value))
+        elif (setter := _state_setter(value)) is not None:
+            yield setter
         yield from _attributes_restores(value)
+
+
+def _state_setter(value: Any) -> Restore | None:
+    """What gives a generator of random numbers or an array back what it holds."""
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        return partial(np.copyto, value, value.copy())
+    return None
 
 
 def _attributes_restores(value: Any) -> Iterator[Restore]:

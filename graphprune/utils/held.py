@@ -93,7 +93,8 @@ def slots_of(value: Any) -> tuple[str, ...]:
 def _slots(bases: tuple[type, ...]) -> tuple[str, ...]:
     if bases[0].__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
         return ()
-    members = (name for base in bases for name, v in vars(base).items() if isinstance(v, MemberDescriptorType))
+    declared = (vars(base) for base in bases if "__slots__" in vars(base))  # members of classes in C are no slots
+    members = (name for held in declared for name, v in held.items() if isinstance(v, MemberDescriptorType))
     return tuple(dict.fromkeys(name for name in members if not name.startswith("__")))
 
 

@@ -317,3 +317,22 @@ def test_dummy_inputs_that_fail_are_not_passed_over_in_silence():
 
     with pytest.warns(UserWarning, match=r"Broken.dummy_inputs failed with ValueError: no tokenizer; it is not among"):
         assert list(_dummy_inputs(Broken(), "input_ids")) == []
+
+
+class Counts(nn.Module):
+    """A network that counts its calls, and draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x) + torch.randn(1)
+
+
+def test_guessing_leaves_the_model_and_random_numbers_as_they_were() -> None:
+    model, before = Counts().eval(), torch.get_rng_state()
+    example_inputs_for(model)
+    assert model.calls.item() == 0 and torch.equal(torch.get_rng_state(), before)

@@ -303,3 +303,23 @@ def test_what_a_call_makes_text_of_is_followed_with_values() -> None:
 def test_what_decides_that_nothing_changed_may_go() -> None:
     graph = graphprune.trace(Compared().eval(), torch.randn(3, 8))
     assert [choice.group for choice in graph.plan(0.5).choices] == ["inner", "passed"]
+
+
+class InLists(Keeping):
+    """A state in a list of lists, beside long lists of numbers."""
+
+    def start(self) -> None:
+        self.log = {
+            name: [float(1000 * row + at) for at in range(900)] for row, name in enumerate(("loss", "lr", "top"))
+        }
+        self.kept = [[None]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, before = self.inner(x), self.kept[0][0]
+        self.kept[0][0] = self.passed(y).detach()
+        return self.out(y if before is None else y + before)
+
+
+def test_a_state_is_found_however_many_numbers_a_model_holds() -> None:
+    plan = graphprune.trace(InLists().eval(), torch.randn(3, 8)).plan(0.5)
+    assert torch.equal(plan.mask("inner.bias"), plan.mask("passed.bias"))

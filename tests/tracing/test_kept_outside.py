@@ -13,6 +13,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -472,6 +473,36 @@ def test_tensors_outside_that_forward_writes_to_are_as_before() -> None:
     slim = plan.apply(model)
     assert graphprune.verify(model, slim, plan, x).passed
     assert all(map(torch.equal, outside, before))
+
+
+METERS = {f"layer{number}": SimpleNamespace(count=0, last=[]) for number in range(900)}
+DRAWN, ROLLED, COUNTS = torch.Generator().manual_seed(0), np.random.default_rng(0), np.zeros(2)
+
+
+class Metered(nn.Module):
+    """Writes to the last of many objects, to an array, and draws from generators that its file has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).relu()
+        meter = METERS["layer899"]
+        meter.count += 1
+        meter.last.append(y)
+        COUNTS[0] += 1
+        return self.leave(y) + torch.randn(len(x), 1, generator=DRAWN) + float(ROLLED.normal())
+
+
+def test_many_objects_arrays_and_generators_outside_are_as_before() -> None:
+    model, x = Metered().eval(), torch.randn(4, 5)
+    before = DRAWN.get_state(), ROLLED.bit_generator.state
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed and slim.enter.out_features == 4
+    assert torch.equal(DRAWN.get_state(), before[0]) and ROLLED.bit_generator.state == before[1]
+    assert COUNTS.tolist() == [0, 0] and METERS["layer899"].count == 0 and not METERS["layer899"].last
 
 
 def test_what_is_followed_first_does_not_depend_on_addresses() -> None:

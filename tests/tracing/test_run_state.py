@@ -238,3 +238,23 @@ def test_an_outside_tensor_gets_its_memory_back() -> None:
     before = model.enter.bias.detach().clone()
     graphprune.trace(model, x)
     assert outside.data_ptr() == memory and not outside.any() and torch.equal(model.enter.bias, before)
+
+
+class Logs(nn.Module):
+    """Counts its calls in an object that is found after thousands of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 16), nn.Linear(16, 4)
+        self.a_log = {str(name): [[float(300 * name + at)] for at in range(300)] for name in range(9)}
+        self.z_tally = [[Tally()]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.z_tally[0][0].calls += 1
+        return self.leave(self.enter(x).relu())  # type: ignore[no-any-return]
+
+
+def test_calls_are_forgotten_however_many_numbers_a_model_holds() -> None:
+    model = Logs().eval()
+    graphprune.trace(model, torch.randn(8, 3)).plan(0.5, importance="wanda", calibration=[torch.randn(8, 3)])
+    assert model.z_tally[0][0].calls == 0

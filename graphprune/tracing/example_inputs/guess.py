@@ -16,8 +16,7 @@ from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import Inputs, describe, normalize
 from graphprune.tracing.places import raised_at
-from graphprune.utils.evaluation import eagerly
-from graphprune.utils.switches import evaluation_mode
+from graphprune.tracing.run_state import evaluating_unchanged
 
 T = TypeVar("T")
 
@@ -64,7 +63,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = normalize(inputs)
-    with eagerly(), evaluation_mode(model), torch.no_grad():
+    with evaluating_unchanged(model), torch.no_grad():
         return model(*args, **kwargs)
 
 
