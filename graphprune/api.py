@@ -56,7 +56,7 @@ from graphprune.utils.compiled import uncompiled_name
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, output_dim, walked_once
+from graphprune.utils.modules import first_name, named_modules, output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.tree import tensors_of
 
@@ -106,11 +106,13 @@ class ChannelGraph(Printed, Analysis):
         )
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
-        """The parameter axes that a name may stand for."""
+        """The parameter axes that a name may stand for, whichever of the names that its tensor has."""
         layer = name.removesuffix(".weight")
-        out = output_dim(self.trace.modules.get(layer, nn.Module))
+        out = output_dim(self.trace.modules.get(first_name(self.model, layer), nn.Module))
         own = (name, 0 if layer == name else out)
-        named = [ParameterAxis(*one) for one in (own, (f"{name}.weight", out), (f"{name}.in_proj_weight", 0))]
+        meant = (own, (f"{name}.weight", out), (f"{name}.in_proj_weight", 0))
+        named = [ParameterAxis(first_name(self.model, parameter), dim) for parameter, dim in meant]
+        name = first_name(self.model, name)
         axes = [axis.parameter_axis for axis in self.units.axes]
         modules = dict(named_modules(self.model))
         known = {str(layer_axis(axis, modules)): axis for axis in axes} | {str(axis): axis for axis in axes}
@@ -120,7 +122,8 @@ class ChannelGraph(Printed, Analysis):
         """What goes with a part of the model, through which operations and source lines, and what that saves.
 
         Args:
-            name: of a module, parameter, axis (``"fc.weight[0]"``) or group; or a module or group itself.
+            name: of a module, parameter, axis (``"fc.weight[0]"``) or group; or a module or group itself. Of tied
+                parameters, and of modules that are reached by several paths, each name will do.
 
         Raises:
             InputError: the model has nothing of that name; the message says which names resemble it.

@@ -387,7 +387,7 @@ def check_rule(op: Any) -> int:
         raise RuleError(
             f"op: {op} returns nothing, so there is no result to compare",
             where=str(op),
-            found="an operator that writes to its arguments alone",
+            found="an operator without a result",
             needed="an operator that returns what it computes",
             do="call an operator that returns its result in the model; without a rule what goes in stays whole",
         )

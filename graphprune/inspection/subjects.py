@@ -12,7 +12,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.checks import did_you_mean, found_value, shown, with_article
-from graphprune.utils.modules import named_modules, named_tensors
+from graphprune.utils.modules import first_name, named_modules, named_tensors
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find_subject(graph: Analysis, what: object) -> Subject:
             needed="a name, a module or a group",
             do="pass the path of a module, such as 'layer1.0.conv1'",
         )
-    modules = dict(named_modules(graph.model))
+    what, modules = first_name(graph.model, what), dict(named_modules(graph.model))
     if what in modules:
         return _of_module(graph, what, modules[what])
     if what in graph.trace.shapes:

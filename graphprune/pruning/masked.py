@@ -342,6 +342,11 @@ class MaskedRecorder(Recorder):
         if path in self.masks.skipped:
             self._given[path] = args[0].clone()
 
+    def abandon(self, module: nn.Module) -> None:
+        """As of any recorder; nothing takes the place of what the module would have given."""
+        super().abandon(module)
+        self._given.pop(self.model_copy.paths.get(id(module), ""), None)
+
     def leave(self, module: nn.Module, args: Any, *given: Any) -> Any:
         """As of any recorder; returns what the program gets in the place of a result, None where it gets that."""
         super().leave(module, args, *given)

@@ -248,7 +248,7 @@ class Plan(Printed):
                 f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
                 found=f"the name {name!r}",
                 needed=f"one of the {len(self.shapes)} names in plan.shapes",
-                do="name it as model.state_dict() of the dense model does",
+                do="name it as model.state_dict() of the dense model does; of tied ones, the plan has the first name",
             )
         return self.shapes[name]
 

@@ -152,6 +152,7 @@ def rule_of(op: Any) -> Rule | None:
         return known[1]
     if not (PENDING and isinstance(op, OpOverload) and op.name() in PENDING):
         return None
+    _check_results(op)
     found = RULES[op] = PENDING.pop(op.name())
     return found
 
@@ -221,11 +222,14 @@ def rule(
     arguments are those of :class:`Rule`.
 
     Raises:
-        RuleError: what is given is no operator, it has a rule already, no list of samples is given, or an operator with
-            ``matmul`` has several results. A function that is defined again (the cell of a notebook that is run twice)
-            takes the place of the earlier one.
+        RuleError: what is given is no operator, it has a rule already, it writes to its arguments and returns nothing
+            (of one that is named, this is told where a program calls it), no list of samples is given, or an operator
+            with ``matmul`` has several results. A function that is defined again (the cell of a notebook that is run
+            twice) takes the place of the earlier one.
     """
     overloads = [overload_of(op) for op in ops]
+    for op in overloads:
+        _check_results(op)
     _check_samples(ops[0], samples)
     for op in overloads if matmul else ():
         _check_one_result(op)
@@ -276,6 +280,19 @@ def _check_samples(op: Any, samples: Any) -> None:
         found="no samples" if not samples else "a sample",
         needed="a list of at least one call that proves the rule",
         do="pass samples=[sample(...)], calls with which graphprune.check_rule can run it",
+    )
+
+
+def _check_results(op: OpOverload | str) -> None:
+    """A rule relates arguments to results: of what an operator writes to alone, it would relate nothing."""
+    if isinstance(op, str) or op._schema.returns or not op._schema.is_mutable:
+        return
+    raise RuleError(
+        f"op: {op} returns nothing, and a rule says what becomes of results",
+        where=str(op),
+        found="an operator that writes to its arguments alone",
+        needed="an operator that returns what it computes",
+        do="call an operator that returns its result in the model; without a rule what goes in stays whole",
     )
 
 

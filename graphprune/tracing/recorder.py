@@ -93,7 +93,7 @@ class Recorder(DispatchMode):
         self.calls: list[ModuleCall] = []
         self.elsewhere: list[tuple[str, tuple[fx.Node, ...]]] = []  # modules that other threads ran, and on what
         self.handed: dict[int, Any] = {}  # what modules were given that is no tensor, by identity
-        self._entered: list[tuple[fx.Node | None, int]] = []
+        self._entered: list[tuple[int, fx.Node | None, int]] = []  # what runs, what it was given, and since when
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._seen = Aliases()
         self._of_model = Aliases([tensor for _, tensor in model_copy.tensors])
@@ -127,7 +127,19 @@ class Recorder(DispatchMode):
             self._note_elsewhere(module, args)
             return
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
-        self._entered.append((self._made(args[0]) if args else None, len(self._recorded)))
+        self._entered.append((id(module), self._made(args[0]) if args else None, len(self._recorded)))
+
+    def _end_within(self, module: nn.Module) -> None:
+        """What a running module called is done; torch tells nobody of one that ended by ``KeyboardInterrupt``."""
+        last = max(i for i, (entered, _, _) in enumerate(self._entered) if entered == id(module))
+        del self._entered[last + 1 :], self.stack[last + 2 :]
+
+    def abandon(self, module: nn.Module) -> None:
+        """A module has raised, which the program may catch. It may be one that a hook kept from being entered."""
+        if get_ident() == self.thread and any(id(module) == entered for entered, _, _ in self._entered):
+            self._end_within(module)
+            self._entered.pop()
+            self.stack.pop()
 
     def _note_elsewhere(self, module: nn.Module, args: Any) -> None:
         """Another thread runs a module, perhaps one of the model's, with tensors that the trace knows."""
@@ -148,8 +160,9 @@ class Recorder(DispatchMode):
         kwargs, output = given
         if not _NO_CACHES.issuperset(map(type, (*args, *kwargs.values()))):
             self.handed.update((id(v), v) for v in (*args, *kwargs.values()) if type(v) not in _NO_CACHES)
-        path = self.stack.pop()
-        source, start = self._entered.pop()
+        if self._entered[-1][0] != id(module):
+            self._end_within(module)
+        path, (_, source, start) = self.stack.pop(), self._entered.pop()
         by_name = not args and bool(kwargs)
         if by_name:  # hooks before the call are not told of keyword arguments
             source = self._made(next(iter(kwargs.values())))
@@ -396,10 +409,17 @@ def _layout(tensor: Tensor) -> Any:
 @contextmanager
 def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
+    leave: Callable[..., Any] = recorder.leave
+
+    def done(module: nn.Module, args: Any, *given: Any) -> Any:
+        if len(given) == 1:  # it raised: torch gives no keyword arguments then
+            recorder.abandon(module)
+            return None
+        return leave(module, args, *given)
 
     handles = (
         nn.modules.module.register_module_forward_pre_hook(recorder.enter),
-        nn.modules.module.register_module_forward_hook(recorder.leave, with_kwargs=True),
+        nn.modules.module.register_module_forward_hook(done, with_kwargs=True, always_call=True),
     )
     try:
         yield

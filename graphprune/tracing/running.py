@@ -184,9 +184,13 @@ class _Replayer(Recorder):
     def enter(self, module: nn.Module, args: Any) -> None:
         if get_ident() == self.thread:
             self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
+            self._entered.append((id(module), None, 0))
 
     def leave(self, module: nn.Module, args: Any, *given: Any) -> None:
         if get_ident() == self.thread:
+            if self._entered[-1][0] != id(module):
+                self._end_within(module)
+            self._entered.pop()
             self.stack.pop()
 
 

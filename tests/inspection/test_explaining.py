@@ -334,3 +334,41 @@ def test_sizes_that_hold_together_are_named() -> None:
     graph = graphprune.trace(Scaled(), torch.randn(4, 5))
     text = str(graph.why_frozen("first"))
     assert re.search(r"tie the units of group first to others such that none can go: the size .* is used as", text)
+
+
+class Tied(nn.Module):
+    """A head with the table of its embedding, and a layer that is reached by two paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(20, 12), nn.Linear(12, 12)
+        self.head = nn.Linear(12, 20, bias=False)
+        self.head.weight, self.again = self.table.weight, self.layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.table(x)).relu())
+
+
+@pytest.mark.parametrize(
+    ("other", "first"),
+    [
+        ("head.weight", "table.weight"),
+        ("head.weight[1]", "table.weight[1]"),
+        ("again", "layer"),
+        ("again.bias", "layer.bias"),
+        ("again.weight[0]", "layer.weight[0]"),
+    ],
+)
+def test_each_name_of_a_tensor_and_of_a_module_will_do(other: str, first: str) -> None:
+    graph = graphprune.trace(Tied(), torch.randint(20, (2, 5)))
+    assert str(graph.explain(other)) == str(graph.explain(first))
+    assert str(graph.why_frozen(other)) == str(graph.why_frozen(first))
+    assert graph.group("head.weight[1]") is graph.group("table.weight") is graph.group("again")
+
+
+def test_why_there_is_no_group_of_a_tied_axis_is_said() -> None:
+    graph = graphprune.trace(Tied(), torch.randint(20, (2, 5)))
+    with pytest.raises(InputError, match=r"no group 'head'; it is frozen: table.weight\[0\]: embedding"):
+        graph.group("head")
+    with pytest.raises(InputError, match=r"no group 'again.nothing'; there are"):
+        graph.group("again.nothing")

@@ -117,10 +117,28 @@ def test_operators_that_are_not_loaded_have_no_proof() -> None:
         graphprune.check_rule("named::thrice")
 
 
-def test_operators_without_results_have_no_proof() -> None:
-    rule(double_in_place, samples=SAMPLES)(same)
+def test_operators_that_only_write_get_no_rule() -> None:
     with pytest.raises(RuleError, match=r"returns nothing[\s\S]*call an operator that returns its result"):
-        graphprune.check_rule(double_in_place)
+        rule(double_in_place, samples=SAMPLES)(same)
+
+
+class DoubledInPlace(Doubled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x) * 1
+        double_in_place(y)
+        return y
+
+
+def test_operators_that_only_write_are_refused_by_name_where_they_run() -> None:
+    rule("named::double_in_place", samples=SAMPLES)(same)
+    for _ in range(2):
+        with pytest.raises(RuleError, match="returns nothing, and a rule says what becomes of results"):
+            graphprune.trace(DoubledInPlace(), torch.randn(4, 5)).plan(0.5)
+
+
+def test_operators_without_results_have_no_proof() -> None:
+    with pytest.raises(RuleError, match="returns nothing, so there is no result to compare"):
+        graphprune.check_rule(torch.ops.aten._linalg_check_errors.default)
 
 
 def test_a_list_of_labels_is_no_result() -> None:
