@@ -350,6 +350,8 @@ class MaskedRecorder(Recorder):
     def leave(self, module: nn.Module, args: Any, *given: Any) -> Any:
         """As of any recorder; returns what the program gets in the place of a result, None where it gets that."""
         super().leave(module, args, *given)
+        if len(given) == 1:  # it raised
+            return None
         path, (_, output) = self.model_copy.paths.get(id(module)), given
         if path in self.masks.zeroed:
             return (torch.zeros_like(output[0]), *output[1:]) if type(output) is tuple else torch.zeros_like(output)

@@ -157,6 +157,9 @@ class Recorder(DispatchMode):
         """
         if get_ident() != self.thread:
             return
+        if len(given) == 1:  # it raised: torch gives no keyword arguments then
+            self.abandon(module)
+            return
         kwargs, output = given
         if not _NO_CACHES.issuperset(map(type, (*args, *kwargs.values()))):
             self.handed.update((id(v), v) for v in (*args, *kwargs.values()) if type(v) not in _NO_CACHES)
@@ -409,17 +412,9 @@ def _layout(tensor: Tensor) -> Any:
 @contextmanager
 def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
-    leave: Callable[..., Any] = recorder.leave
-
-    def done(module: nn.Module, args: Any, *given: Any) -> Any:
-        if len(given) == 1:  # it raised: torch gives no keyword arguments then
-            recorder.abandon(module)
-            return None
-        return leave(module, args, *given)
-
     handles = (
         nn.modules.module.register_module_forward_pre_hook(recorder.enter),
-        nn.modules.module.register_module_forward_hook(done, with_kwargs=True, always_call=True),
+        nn.modules.module.register_module_forward_hook(recorder.leave, with_kwargs=True, always_call=True),
     )
     try:
         yield

@@ -124,14 +124,14 @@ def tensors_kept(modules: Modules, known: Set[int]) -> list[Tensor]:
     values = [value for _, m in modules for value in m._buffers.values() if id(value) in known]
     for _, module in modules:
         held = vars(module)
-        values += [value for name, value in held.items() if name not in _TORCHS and _may_hold_tensors(value)]
+        for name, value in held.items():
+            if name in _TORCHS:
+                continue
+            if type(value) in (tuple, list):
+                values += () if _HOLD_NO_TENSORS.issuperset(map(type, value)) else (value,)
+            elif type(value) not in _HOLD_NO_TENSORS:
+                values.append(value)
     return [value for value in _followed(values) if isinstance(value, Tensor) and id(value) in known]
-
-
-def _may_hold_tensors(value: Any) -> bool:
-    if type(value) in (tuple, list):
-        return not _HOLD_NO_TENSORS.issuperset(map(type, value))
-    return type(value) not in _HOLD_NO_TENSORS
 
 
 def _followed(values: Iterable[Any]) -> Iterator[Any]:

@@ -187,7 +187,9 @@ class _Replayer(Recorder):
             self._entered.append((id(module), None, 0))
 
     def leave(self, module: nn.Module, args: Any, *given: Any) -> None:
-        if get_ident() == self.thread:
+        if len(given) == 1:  # it raised
+            self.abandon(module)
+        elif get_ident() == self.thread:
             if self._entered[-1][0] != id(module):
                 self._end_within(module)
             self._entered.pop()
