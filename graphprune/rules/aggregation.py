@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import align, reduce_dims, tie
+from graphprune.rules.alignment import align, reduce_dims
 from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import (
     NUMBERS,
     _mixing,
+    cumsum,
     masked_mean,
     masked_median,
     masked_variance,
@@ -152,10 +153,10 @@ rule(
 @rule(aten.cumprod.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.cumprod.default, 1.0))
 @rule(aten.logcumsumexp.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.logcumsumexp.default, -INFINITY))
 def running(call: Call, x: LabeledTensor, dim: int, **_: Any) -> LabeledTensor:
-    """The dead are passed over; those behind keep their order."""
-    tie(call.labels, x, [dim])
+    """The dead are passed over: exact, as long as those behind them stay behind them."""
+    out = cumsum(call, x, dim)
     _mixing(call, x, [dim])
-    return x
+    return out
 
 
 _RUNNING = (sample(t(3, 4, 2), 1), sample(t(3, 4, 2), 1).looking_at(0))
