@@ -96,13 +96,18 @@ def removal_losses(consumer: ConsumerStatistics, products: Tensor) -> tuple[Ids,
     return np.concatenate(units), np.concatenate(scores)
 
 
-def regularized_moments(consumer: ConsumerStatistics) -> Tensor:
-    """The second moments of a consumer's inputs, centered if it has a bias, plus λI. [blocks, channels, channels]"""
+def regularized_moments(consumer: ConsumerStatistics, ridge: float = SCHUR_RIDGE) -> Tensor:
+    """The second moments of a consumer's inputs, centered if it has a bias, plus λI. [blocks, channels, channels]
+
+    Args:
+        consumer: a weight, with second moments of its inputs.
+        ridge: λ, in units of the mean of their diagonal.
+    """
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=_LEAST_MOMENT)
+    added = ridge * diagonal.mean(1).clamp(min=_LEAST_MOMENT)
     identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
-    return moments + ridge[:, None, None] * identity
+    return moments + added[:, None, None] * identity
 
 
 def _parts(consumer: ConsumerStatistics) -> list[tuple[Ids, Ids, Ids]]:

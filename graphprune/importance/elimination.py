@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.graph.groups import Group
-from graphprune.importance.activations import regularized_moments, removal_losses
+from graphprune.importance.activations import SCHUR_RIDGE, regularized_moments, removal_losses
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import criterion
 from graphprune.importance.curvature import TWICE
@@ -59,22 +59,25 @@ def surgeon(group: Group, context: Context) -> Tensor:
     """The rise of the loss as units go one after another, the cheapest first, with least squares in between. [units]
 
     It is to ``obs`` what ``kfac`` is to ``schur``: errors count by what they do to the model's output. A unit that no
-    consumer's whole weight reads (queries and keys) has Taylor's estimate.
+    consumer's whole weight reads (queries and keys) has Taylor's estimate. To λ of ``schur`` a layer's channels divided
+    by the rows of samples are added, as in repair: least squares of more channels than rows fits them exactly, and
+    says that no channel is needed.
 
     Source: van der Ouderaa, Nagel, van Baalen, Asano and Blankevoort, "The LLM Surgeon", ICLR 2024.
     """
     gather_gradients(context, "kfac", "taylor")
-    found = _eliminated(group, gathered(context, "kfac").products)
+    found = _eliminated(group, gathered(context, "kfac").products, shrink=True)
     losses = gathered(context, "taylor")[group.unit_ids] / TWICE if found is None else found
     return torch.from_numpy(0.5 * losses)
 
 
-def _eliminated(group: Group, weights: Mapping[ConsumerStatistics, Tensor]) -> Scores | None:
+def _eliminated(group: Group, weights: Mapping[ConsumerStatistics, Tensor], shrink: bool = False) -> Scores | None:
     """What each unit of a group adds to the error, in the order in which they go; None: no weight sums over them.
 
     Args:
         group: the units.
         weights: of each consumer's weight W the products W Wᵀ, or W G Wᵀ. [blocks, channels, channels]
+        shrink: least squares towards zero, the more the fewer rows there are for each channel.
     """
     own = {c: products for c, products in weights.items() if np.isin(c.unit, group.unit_ids).any()}
     if not own:
@@ -83,7 +86,7 @@ def _eliminated(group: Group, weights: Mapping[ConsumerStatistics, Tensor]) -> S
     for consumer, products in own.items():
         if len(products) > 1:
             fixed += _losses_in_blocks(group, consumer, products)
-    layers = [_Remaining.of(group, *pair) for pair in own.items() if len(pair[1]) == 1]
+    layers = [_Remaining.of(group, *pair, shrink) for pair in own.items() if len(pair[1]) == 1]
     left = np.arange(group.units)
     while len(left):
         losses = fixed + sum(layer.losses() for layer in layers)
@@ -128,12 +131,13 @@ class _Remaining:
     units: int
 
     @staticmethod
-    def of(group: Group, consumer: ConsumerStatistics, products: Tensor) -> _Remaining:
+    def of(group: Group, consumer: ConsumerStatistics, products: Tensor, shrink: bool) -> _Remaining:
         """All channels of a consumer that has one block."""
         unit = np.full(consumer.absolute.shape[1], -1)
         place = _places(group, consumer.unit)
         unit[consumer.place[place >= 0]] = place[place >= 0]
-        inverse = torch.linalg.inv(regularized_moments(consumer))[0]
+        ridge = SCHUR_RIDGE + (len(unit) / consumer.inputs.count if shrink else 0.0)
+        inverse = torch.linalg.inv(regularized_moments(consumer, ridge))[0]
         return _Remaining(inverse, products[0].to(inverse), unit, group.units)
 
     def losses(self) -> Scores:
