@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graphprune.rules.labels import LabeledTensor
-from graphprune.rules.pointwise import elementwise
+from graphprune.rules.pointwise import drawn_from, elementwise
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import fractions, positive, sample, t
 from graphprune.rules.traits import Trait
@@ -35,5 +35,6 @@ _RANDOM = (Trait.NO_VALUES,)
 @rule(aten.geometric_.default, samples=[sample(t(2, 6), 0.5)], traits=_RANDOM)
 @rule(aten.random_.to, aten.randint_like.default, samples=[sample(t(2, 6), 3)], traits=_RANDOM)
 @rule(getattr(aten.random_, "from"), aten.randint_like.low_dtype, samples=[sample(t(2, 6), 1, 3)], traits=_RANDOM)
-def draw(call: Call, *args: Any, **kwargs: Any) -> LabeledTensor:
-    return elementwise(call, *args, **kwargs)
+def draw(call: Call, *args: Any, generator: Any = None, **kwargs: Any) -> LabeledTensor:
+    """Those of a generator of its own are a table of numbers: fewer would be others."""
+    return drawn_from(call, elementwise(call, *args, **kwargs), generator)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from graphprune.rules.alignment import align
+from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, positive, sample, t
@@ -153,6 +154,15 @@ def fill_(call: Call, x: LabeledTensor, value: float | LabeledTensor) -> Labeled
     aten.bernoulli.p,
     samples=[sample(t(2, 6), 1.0)],
 )
-def bernoulli(call: Call, x: LabeledTensor, *_: Any, **__: Any) -> LabeledTensor:
+def bernoulli(call: Call, x: LabeledTensor, *_: Any, generator: Any = None, **__: Any) -> LabeledTensor:
     """Noise of the shape of ``x``: dropout and jitter written by hand."""
-    return x
+    return drawn_from(call, x, generator)
+
+
+def drawn_from(call: Call, x: LabeledTensor, generator: Any) -> LabeledTensor:
+    """Random numbers; with a generator of their own all of them stay."""
+    if generator is None:
+        return x
+    return ended(
+        call, x, range(x.ndim), "drawn by a generator of its own, which gives other numbers where it gives fewer"
+    )

@@ -449,19 +449,32 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
         yield
 
 
+_UNLIKELY_SEED = 7_046_029_254_386_353_131
+
+
 @contextmanager
 def _noticing_seeds(recorder: Recorder) -> Iterator[None]:
     """Note in ``recorder.seeded`` that the program sets the seed of random numbers: it wants the same ones always.
 
-    A function that was imported by its name is told by the seed that is there in the end, if it is another one.
+    A function that was imported by its name is told by the seed that is there in the end, or when ``fork_rng`` ends. On
+    shapes, where nothing is drawn, that is one which no program sets.
     """
-    seed, before = torch.manual_seed, torch.initial_seed()
+    seed, set_state = torch.manual_seed, torch.set_rng_state
+    if recorder.on_meta:
+        torch.default_generator.manual_seed(_UNLIKELY_SEED)
+    before = torch.initial_seed()
 
     def call(*args: Any, **kwargs: Any) -> Any:
         recorder.seeded |= get_ident() == recorder.thread
         return seed(*args, **kwargs)
 
-    with patched(torch, manual_seed=call), patched(torch.random, manual_seed=call):
+    def put_back(state: Any) -> None:
+        changed = torch.initial_seed() != before
+        set_state(state)
+        recorder.seeded |= get_ident() == recorder.thread and (changed or torch.initial_seed() != before)
+
+    others = {"manual_seed": call, "set_rng_state": put_back}
+    with patched(torch, **others), patched(torch.random, **others):
         yield
     recorder.seeded |= torch.initial_seed() != before
 

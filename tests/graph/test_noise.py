@@ -72,10 +72,70 @@ class OfAGenerator(Autoencoder):
         return torch.randn(like.shape[0], self.latent, generator=torch.Generator().manual_seed(3))
 
 
+class SeededWithinFork(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            manual_seed(3)
+            return torch.randn(like.shape[0], self.latent)
+
+
+class SeededAsItIs(Autoencoder):
+    """Sets the seed that there is already."""
+
+    def noise(self, like: Tensor) -> Tensor:
+        manual_seed(torch.initial_seed() if self.training else SEED)
+        return torch.randn(like.shape[0], self.latent)
+
+
+class OfAState(Autoencoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = torch.get_rng_state()
+
+    def noise(self, like: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.set_rng_state(self.state)
+            return torch.randn(like.shape[0], self.latent)
+
+
+class OfTheDefaultGenerator(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(3)
+            return torch.randn(like.shape[0], self.latent)
+
+
+class InPlace(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like).normal_(generator=torch.Generator().manual_seed(3))
+
+
+class Exponential(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like).exponential_(generator=torch.Generator().manual_seed(3))
+
+
+class Around(Autoencoder):
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.normal(like, 1.0, generator=torch.Generator().manual_seed(3))
+
+
+SEED, UNLABELED = 17, "meets a dimension without channels"
+
+
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(Seeded, SEEDED), (SeededByName, SEEDED), (OfAGenerator, "a constant that the program makes")]
+    ("kind", "reason"),
+    [
+        *((kind, SEEDED) for kind in (Seeded, SeededByName, SeededWithinFork, SeededAsItIs, OfAState)),
+        (OfTheDefaultGenerator, SEEDED),
+        (OfAGenerator, "a constant that the program makes"),
+        (InPlace, UNLABELED),
+        (Exponential, UNLABELED),
+        (Around, "drawn by a generator of its own"),
+    ],
 )
 def test_numbers_that_are_always_the_same_stay(kind: type[Autoencoder], reason: str) -> None:
+    torch.manual_seed(SEED)
     model, seed, state = kind().eval(), torch.manual_seed, torch.get_rng_state()
     graph = graphprune.trace(model, X)
     assert reason in str(graph.why_frozen("leave.weight[1]"))
