@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -25,6 +26,7 @@ from graphprune.utils.evaluation import eagerly
 from graphprune.utils.exchange import exchange_tensors
 from graphprune.utils.modules import Modules, Tables, copied_as, copy_marks, is_parameter, parameter_as, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
+from graphprune.utils.storages import storage_of
 
 KeptEntries = Mapping[int, Ids]
 """By dimension of one tensor, the entries that survive, in their new order."""
@@ -173,6 +175,8 @@ def rewrite(
         if not inplace or kept_of.get(key)
     }
     if not on_meta:
+        if not inplace:
+            replaced.update(_in_one_memory(own, kept_of))
         _carry_notes(own, replaced, kept_of, merged_of, inplace)
     slim, found = (model, own) if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
@@ -183,6 +187,28 @@ def rewrite(
     if not on_meta:
         forget_tables(found.holders)
     return slim
+
+
+def _in_one_memory(own: Tables, kept_of: Mapping[int, KeptEntries]) -> dict[int, Tensor]:
+    """Copies of tensors that are views of one memory (``self.low = self.stats[0]``) and lose no entries: such again.
+
+    As in any copy of a module. Parameters have memory of their own in a slim model, and what is a view of one has too.
+    """
+    found: defaultdict[int, list[Tensor]] = defaultdict(list)
+    for tensor in (*own.buffers.values(), *own.plain.values(), *own.listed):
+        if type(tensor) is Tensor and tensor.layout is torch.strided and not (tensor.requires_grad or tensor.is_nested):
+            found[tensor.untyped_storage()._cdata].append(tensor)
+    several = [group for group in found.values() if len({id(t): t for t in group}) > 1 and not group[0].is_meta]
+    if not several:
+        return {}
+    trained = set(map(storage_of, own.parameters.values()))
+    copies: dict[int, Tensor] = {}
+    for group in several:
+        memory = group[0].untyped_storage()
+        if memory._cdata not in trained and not any(kept_of.get(id(tensor)) for tensor in group):
+            memory = memory.clone()
+            copies.update((id(t), t.new_empty(0).set_(memory, t.storage_offset(), t.shape, t.stride())) for t in group)
+    return copies
 
 
 def _carry_notes(

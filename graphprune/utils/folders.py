@@ -252,10 +252,19 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     that was there before beside its place, under a name that ends in ``.old``.
 
     Raises:
-        InputError: there is something that this function did not write.
+        InputError: there is something that this function did not write, or the process works in there.
         SaveError: the disk is full, or nothing may be written there.
     """
+    folder = folder.resolve()  # a link stays, and leads to the new one
     check_own_folder(folder)
+    if Path.cwd().is_relative_to(folder):
+        raise InputError(
+            f"directory: {folder} is the folder that this process works in, which cannot be replaced",
+            where=str(folder),
+            found=f"the working directory {Path.cwd()}",
+            needed="another folder, such as one within it",
+            do="give the path of a folder that does not exist yet",
+        )
     make_folder("directory", folder.parent)
     temporary = unused_path(folder)
     old = temporary.with_name(f"{temporary.name}.old")

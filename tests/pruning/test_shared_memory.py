@@ -72,3 +72,25 @@ def test_one_parameter_under_two_names_stays_one() -> None:
     plan = graphprune.trace(model, X).plan(0.5)
     slim: Any = plan.apply(model)
     assert slim[4].weight is slim[2].weight
+
+
+class Halves(nn.Module):
+    """Reads a buffer through views of it, as an attribute and in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 2)
+        self.register_buffer("scales", torch.arange(1.0, 13.0).view(2, 6))
+        self.low, self.rows = self.scales[0], [self.scales[0], self.scales[1]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x * self.low * self.rows[1]).relu())
+        return found
+
+
+def test_views_of_a_buffer_stay_views_of_it() -> None:
+    model = Halves().eval()
+    slim: Any = graphprune.trace(model, X).plan(0.5).apply(model)
+    slim.scales.zero_()
+    assert slim.enter.out_features == 8 and not slim.low.any() and not slim.rows[1].any()
+    assert model.scales.all() and model.low.all()

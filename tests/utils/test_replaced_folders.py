@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from graphprune.errors import InputError
 from graphprune.utils import folders
 from graphprune.utils.files import exchange_folders
 
@@ -62,3 +63,19 @@ def test_an_interrupt_between_two_renames_leaves_the_old_folder(folder: Path, mo
 def test_folders_that_are_not_both_there_are_not_exchanged(folder: Path) -> None:
     assert not exchange_folders(folder, folder.with_name("missing"))
     assert (folder / "file").read_text() == "old"
+
+
+def test_a_link_to_a_folder_stays_and_leads_to_the_new_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for text in ("first", "second"):
+        write(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "file").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["link", "real"]
+
+
+def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="this process works in"):
+        write(Path(), "new")
+    assert not list(tmp_path.iterdir())
