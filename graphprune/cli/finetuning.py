@@ -213,6 +213,7 @@ def finetune_command(
 ) -> int:
     """Train a model again, usually a slim one, and save it.
 
+    Frozen parameters (requires_grad=False) stay frozen; a model of which all are frozen is trained as a whole.
     --weights and --pretrained are those of SPEC, or of --teacher.
 
     Examples:
@@ -227,7 +228,7 @@ def finetune_command(
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
     bundles.check_used([start])
     network = bundles.load(start) if slim else built(out, start, given)
-    network.requires_grad_(True).to(training.device)
+    _let_train(out, network.to(training.device))
     inputs = traced_inputs(network, given.input) if slim else given.inputs(network)
     calls = () if inputs is None else calls_of(inputs)
     batches, found = training.reader().read(network, start, calls, labels=True)
@@ -236,6 +237,19 @@ def finetune_command(
     _save(network.to("cpu"), output, slim, force)
     out.result(lambda: _parts(history, output), lambda: _data(start, history, output), output)
     return 0
+
+
+def _let_train(out: Output, network: nn.Module) -> None:
+    """Leave frozen what is frozen, and say so; where everything is, train everything."""
+    learnable = [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
+    frozen = [p for p in learnable if not p.requires_grad]
+    if frozen and len(frozen) == len(learnable):
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        out.note("all parameters were frozen (requires_grad=False); all are trained")
+    elif frozen:
+        counts = (sum(p.numel() for p in parameters) for parameters in (frozen, learnable))
+        out.note("{:,} of {:,} parameters are frozen (requires_grad=False), and stay as they are".format(*counts))
 
 
 def _check_output(output: Path, start: str, slim: bool, force: bool) -> None:

@@ -457,6 +457,33 @@ def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
     assert result(f"measure {SPEC} --weights tuned.pt --untimed", capsys)["parameters"]
 
 
+FROZEN = """
+
+def frozen():
+    model = make()
+    model.stem.requires_grad_(False)
+    model.count = nn.Parameter(torch.ones(1, dtype=torch.long), requires_grad=False)
+    return model
+"""
+
+
+def test_finetune_leaves_frozen_layers_as_they_are(capsys: Capture, folder: Path) -> None:
+    (folder / "net.py").write_text(NETWORK + FROZEN)
+    line = "finetune net.py:frozen --data data.py:pairs --epochs 1 --lr 0.1 -o tuned.pt"
+    assert main(line.split()) == OK
+    assert "224 of " in (said := capsys.readouterr().err) and "are frozen (requires_grad=False), and stay" in said
+    before, after = load_spec("net.py:frozen").state_dict(), torch.load("tuned.pt")
+    assert torch.equal(after["stem.weight"], before["stem.weight"])
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_finetune_of_a_model_that_is_frozen_as_a_whole_trains_it(capsys: Capture, folder: Path) -> None:
+    (folder / "net.py").write_text(f"{NETWORK}\n\ndef frozen():\n    return make().requires_grad_(False)\n")
+    assert main("finetune net.py:frozen --data data.py:pairs --epochs 1 --lr 0.1 -o tuned.pt".split()) == OK
+    assert "all parameters were frozen (requires_grad=False); all are trained" in capsys.readouterr().err
+    assert not torch.equal(torch.load("tuned.pt")["head.weight"], load_spec("net.py:frozen").head.weight)
+
+
 def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> None:
     line = f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 2 --lr 0.01 --checkpoint"
     first = result(f"{line} ck -o tuned", capsys)
