@@ -484,6 +484,44 @@ def test_finetune_of_a_model_that_is_frozen_as_a_whole_trains_it(capsys: Capture
     assert not torch.equal(torch.load("tuned.pt")["head.weight"], load_spec("net.py:frozen").head.weight)
 
 
+@pytest.mark.parametrize(
+    ("start", "options", "value"),
+    [
+        (SPEC, "--weights ones.pt", 0),
+        (SPEC, "--teacher-weights twos.pt", 2),
+        (SPEC, "--weights ones.pt --teacher-weights twos.pt", 2),
+        ("slim", "--weights twos.pt", 2),
+        ("slim", "--teacher-weights twos.pt", 2),
+    ],
+)
+def test_whose_weights_the_teacher_has(
+    start: str, options: str, value: float, slim: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = "make().requires_grad_(False)\n    model.head.weight.zero_()\n    return model.requires_grad_(True)"
+    (folder / "net.py").write_text(f"{NETWORK}\n\ndef teacher():\n    model = {made}\n")
+    for number, name in ((1.0, "ones.pt"), (2.0, "twos.pt")):
+        state = load_spec(SPEC).state_dict()
+        torch.save(state | {"head.weight": torch.full_like(state["head.weight"], number)}, name)
+    finetune, teachers = graphprune.finetune, []
+
+    def noted(*args: Any, teacher: Any, **options: Any) -> graphprune.History:
+        teachers.append(teacher.head.weight.unique().tolist())
+        return finetune(*args, teacher=teacher, **options)
+
+    monkeypatch.setattr(graphprune, "finetune", noted)
+    output = "tuned --model net.py:make" if start == slim else "tuned.pt"
+    line = f"finetune {start} --teacher net.py:teacher {options} --data data.py:pairs --steps 1 --lr 0.1 -o {output}"
+    assert main(line.split()) == OK
+    assert teachers == [[value]]
+
+
+def test_teacher_weights_are_not_given_twice(slim: str, capsys: Capture) -> None:
+    torch.save(load_spec(SPEC).state_dict(), "net.pt")
+    line = f"finetune {slim} --teacher {SPEC} --teacher-weights net.pt --weights net.pt --data data.py:pairs"
+    said = refused(f"{line} --steps 1 --lr 0.1 -o out", capsys)
+    assert "--teacher-weights: given together with --weights, which is the teacher's beside a DIR" in said
+
+
 def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> None:
     line = f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 2 --lr 0.01 --checkpoint"
     first = result(f"{line} ck -o tuned", capsys)
@@ -630,6 +668,15 @@ def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture,
         ("--lr 0.1 --epochs 1 --device meta -o out.pt", "--device: meta holds no values"),
         ("--lr 0.1 --epochs 1 --every 3 -o out.pt", "--every: is about --checkpoint, which is not given"),
         ("--lr 0.1 --epochs 1 --alpha 0 -o out.pt", "--alpha: is about --teacher, which is not given"),
+        ("--lr 0.1 --epochs 1 --teacher-weights a.pt -o out.pt", "--teacher-weights: is about --teacher, which is"),
+        (
+            "--lr 0.1 --epochs 1 --teacher net.py:make --teacher-weights a.pt -o o.pt",
+            "--teacher-weights: a.pt does",
+        ),
+        (
+            "--lr 0.1 --epochs 1 --teacher torchvision:resnet18 --weights net.py -o out.pt",
+            "--weights: are those of SPEC, and torchvision:resnet18 has none; give --teacher-weights PATH",
+        ),
         ("--lr 0.1 --epochs 1 --teacher net.py:make --alpha 2 -o out.pt", "--alpha: must be a fraction, but is 2"),
         ("--lr 0.1 --epochs 1 --teacher gone.py:make -o out.pt", "--teacher: 'gone.py:make': the file 'gone.py' does"),
         ("--lr 0.1 --epochs 1 --checkpoint net.py -o out.pt", "--checkpoint: net.py is a file; give a folder"),
