@@ -217,6 +217,20 @@ def test_the_command_line_makes_the_plan_of_the_function(line: str, asked: dict[
     assert json.loads(Path("plan.json").read_text()) == json.loads(made.to_json())
 
 
+@pytest.mark.parametrize("given", ['"stem:frozen"', '["stem:frozen"]'])
+def test_one_text_in_a_preset_is_a_list_of_one(given: str, capsys: Capture) -> None:
+    Path("my.toml").write_text(f'ratio = 0.5\ninput = "1x3x8x8"\noverrides = {given}\n')
+    assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
+
+
+def test_wrong_values_of_repeated_options_in_a_preset(capsys: Capture) -> None:
+    line = f"sparsify {SPEC} --preset my.toml --amount 0.5 -o net.sparse"
+    Path("my.toml").write_text("layers = true\n")
+    assert "gives layers = True; needed is text, or a list of some" in refused(line, capsys)
+    Path("my.toml").write_text("layers = 3\n")
+    assert "'3' matches no parameter" in refused(line, capsys, FAILED)
+
+
 def test_overrides_in_a_preset(capsys: Capture) -> None:
     Path("my.toml").write_text('ratio = 0.5\ninput = "1x3x8x8"\n[overrides]\n"stem*" = { frozen = true }\n')
     assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
