@@ -81,9 +81,7 @@ class Journal:
         return self
 
     def _begin(self) -> None:
-        if not self._resume and self._work.exists():
-            delete_folder(self._work)
-        if not (self._work / _JOURNAL).is_file():
+        if self._is_new:
             self._check_target()
         self._work.mkdir(exist_ok=True)
         self._lock = _locked(self._work / _LOCK, self._target)
@@ -92,6 +90,11 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
+
+    @property
+    def _is_new(self) -> bool:
+        """Is there no earlier run to go on with?"""
+        return not self._resume or not (self._work / _JOURNAL).is_file()
 
     def writing(self, path: Path | None = None, size: int = 0) -> AbstractContextManager[None]:
         """Where a file of a size, or something small of the folder, is written: what the system refuses is told of."""
@@ -114,8 +117,9 @@ class Journal:
 
     def _open(self) -> None:
         path = self._work / _JOURNAL
-        if not path.is_file():
-            self._delete(keep=_LOCK)  # what a run left that was killed while it cleaned up
+        if self._is_new:
+            path.unlink(missing_ok=True)  # first, so that a run that is killed here leaves no journal of missing files
+            self._delete(keep=_LOCK)
             self._write()
             return
         what, advice = f"target: the journal {path} of an earlier run", self._advice

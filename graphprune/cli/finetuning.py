@@ -18,12 +18,13 @@ from graphprune.cli.calibration_options import BatchSize, DataReader, Length, Sa
 from graphprune.cli.device_option import check_device
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import WeightOptions
+from graphprune.cli.models import has_random_weights
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import at_least, read_fraction, read_number, read_positive
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_folder, check_new_file, check_writable
 from graphprune.cli.references import check_reference, load_reference
-from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS, check_spec, complete_spec
 from graphprune.export.bundle import bundle_versions
 from graphprune.tracing.inputs import calls_of
 from graphprune.training.distributed import PRECISIONS
@@ -115,6 +116,15 @@ class TrainingOptions(OptionGroup):
             rich_help_panel=TEACHER,
         ),
     ] = None
+    teacher_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher-weights",
+            metavar="PATH",
+            help="of --teacher, as --weights; without, as its SPEC makes it, or those of --weights beside a DIR",
+            rich_help_panel=TEACHER,
+        ),
+    ] = None
     temperature: Annotated[
         Any, _number("--temperature", f"by which logits are divided; without, {_TEMPERATURE}", panel=TEACHER)
     ] = None
@@ -147,16 +157,38 @@ class TrainingOptions(OptionGroup):
 
     def _check_together(self) -> None:
         """Usage is wrong if an option is about another one that is not given, or the teacher is none."""
-        for name, about in (("every", "checkpoint"), ("temperature", "teacher"), ("alpha", "teacher")):
+        pairs = [("every", "checkpoint"), *((name, "teacher") for name in ("teacher_weights", "temperature", "alpha"))]
+        for name, about in pairs:
             if getattr(self, name) is not None and getattr(self, about) is None:
-                raise usage_error(f"--{name}: is about --{about}, which is not given; give it, too, or leave this out")
+                option = f"--{name.replace('_', '-')}"
+                raise usage_error(f"{option}: is about --{about}, which is not given; give it, too, or leave this out")
+        if self.teacher_weights is not None and not self.teacher_weights.exists():
+            raise usage_error(f"--teacher-weights: {self.teacher_weights} does not exist; give a file of weights")
         if self.teacher is not None:
             check_spec(self.teacher, "--teacher")
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint)
 
+    def weights_of_teacher(self, given: WeightOptions, slim: bool) -> WeightOptions:
+        """Which weights the teacher has; the folder of a slim model has its own, so that those given are the teacher's.
+
+        A name of a library with random weights is no teacher: usage is wrong.
+        """
+        if self.teacher is None or (slim and self.teacher_weights is None):
+            return given
+        if slim and (given.weights is not None or given.pretrained):
+            name = "weights" if given.weights is not None else "pretrained"
+            raise usage_error(f"--teacher-weights: given together with --{name}, which is the teacher's beside a DIR")
+        if self.teacher_weights is not None:
+            return WeightOptions(weights=self.teacher_weights)
+        if given.pretrained and self.teacher.partition(":")[0] in PUBLISHED:
+            return WeightOptions(pretrained=True)
+        if given.weights is not None and has_random_weights(self.teacher):
+            raise usage_error(f"--weights: are those of SPEC, and {self.teacher} has none; give --teacher-weights PATH")
+        return WeightOptions()
+
     def arguments(self, weights: WeightOptions) -> dict[str, Any]:
-        """The keyword arguments of :func:`graphprune.finetune`."""
+        """The keyword arguments of :func:`graphprune.finetune`, with these weights of the teacher."""
         same = "epochs steps lr optimizer schedule warmup weight_decay clip precision seed checkpoint every"
         found: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         for name in ("loss_fn", "evaluate"):
@@ -213,7 +245,8 @@ def finetune_command(
 ) -> int:
     """Train a model again, usually a slim one, and save it.
 
-    --weights and --pretrained are those of SPEC, or of --teacher.
+    Frozen parameters (requires_grad=False) stay frozen; a model of which all are frozen is trained as a whole.
+    --weights are those of SPEC, and beside a DIR those of --teacher. --pretrained is for both.
 
     Examples:
         graphprune finetune slim --data data.py:loader --epochs 3 --lr 0.01 -o tuned
@@ -225,17 +258,31 @@ def finetune_command(
     if slim and training.teacher is None and (given.weights is not None or given.pretrained):
         name = "weights" if given.weights is not None else "pretrained"
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
+    weights = training.weights_of_teacher(given, slim)
     bundles.check_used([start])
     network = bundles.load(start) if slim else built(out, start, given)
-    network.requires_grad_(True).to(training.device)
+    _let_train(out, network.to(training.device))
     inputs = traced_inputs(network, given.input) if slim else given.inputs(network)
     calls = () if inputs is None else calls_of(inputs)
     batches, found = training.reader().read(network, start, calls, labels=True)
     out.note(f"data: {found}")
-    history = graphprune.finetune(network, batches, **training.arguments(given), progress=not out.quiet)
+    history = graphprune.finetune(network, batches, **training.arguments(weights), progress=not out.quiet)
     _save(network.to("cpu"), output, slim, force)
     out.result(lambda: _parts(history, output), lambda: _data(start, history, output), output)
     return 0
+
+
+def _let_train(out: Output, network: nn.Module) -> None:
+    """Leave frozen what is frozen, and say so; where everything is, train everything."""
+    learnable = [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
+    frozen = [p for p in learnable if not p.requires_grad]
+    if frozen and len(frozen) == len(learnable):
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        out.note("all parameters were frozen (requires_grad=False); all are trained")
+    elif frozen:
+        counts = (sum(p.numel() for p in parameters) for parameters in (frozen, learnable))
+        out.note("{:,} of {:,} parameters are frozen (requires_grad=False), and stay as they are".format(*counts))
 
 
 def _check_output(output: Path, start: str, slim: bool, force: bool) -> None:

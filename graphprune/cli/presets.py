@@ -88,12 +88,19 @@ def _given(place: str, option: Any, value: Any) -> Any:
             raise usage_error(f"--preset: {place} gives {option.name} = {value!r}; needed is true or false")
         return value
     if option.multiple or option.nargs == -1:
-        return (
-            [f"{key}:{_text(one)}" for key, one in value.items()] if isinstance(value, dict) else list(map(str, value))
-        )
+        return _several(place, option, value)
     if isinstance(value, bool | dict):
         raise usage_error(f"--preset: {place} gives {option.name} = {value!r}; needed is a number or text")
     return _text(value)
+
+
+def _several(place: str, option: Any, value: Any) -> list[str]:
+    """The values of an option that may be given several times; a single one need not be in a list."""
+    if isinstance(value, bool):
+        raise usage_error(f"--preset: {place} gives {option.name} = {value!r}; needed is text, or a list of some")
+    if isinstance(value, dict):
+        return [f"{key}:{_text(one)}" for key, one in value.items()]
+    return [_text(one) for one in (value if isinstance(value, list) else [value])]
 
 
 def _text(value: Any) -> str:

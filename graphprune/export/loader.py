@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError, InputError
 from graphprune.export.builders import built_with_storage, find_builder
 from graphprune.export.loader_text import Builder, loader_text
+from graphprune.export.lost_changes import lost_changes
 from graphprune.export.own_modules import check_own_module
 from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
@@ -51,7 +52,8 @@ def export_loader(
     """Write ``slim_model.py``, whose ``load()`` makes the slim network without graphprune, and its weights.
 
     What is written is loaded and compared before it takes its place: all sizes, tensors, modes and flags, and with
-    ``example_inputs`` the outputs, bit by bit.
+    ``example_inputs`` the outputs, bit by bit. Without, it must have no hooks, methods that were set and values of
+    numpy that its class does not make.
 
     Args:
         slim: a network made smaller by graphprune, trained further or not; its classes must be importable.
@@ -191,7 +193,10 @@ def _prove(slim: nn.Module, dense: nn.Module, path: Path, example_inputs: Any) -
                 do=_ADVICE,
             )
     _check_reached(loaded)
-    for call in calls_of(example_inputs) if example_inputs is not None else ():
+    if example_inputs is None:
+        _check_changes(slim, loaded)
+        return
+    for call in calls_of(example_inputs):
         _compare_outputs(slim, loaded, call)
 
 
@@ -239,6 +244,19 @@ def _check_reached(loaded: nn.Module) -> None:
                 needed="tensors that are parameters or buffers of modules",
                 do=_ADVICE,
             )
+
+
+def _check_changes(slim: nn.Module, loaded: nn.Module) -> None:
+    """Raise an ExportError where the slim network has what may change its outputs, which are not compared."""
+    lost = list(lost_changes(slim, loaded))
+    if lost:
+        raise ExportError(
+            f"slim: the rebuilt network does not have {', '.join(lost[:4])}",
+            where=lost[0].partition(" (")[0],
+            found=f"{len(lost)} of what no file of the class gives back",
+            needed="what the class makes, with parameters, buffers and plain settings",
+            do="put it into the class or a buffer, or pass example_inputs= if outputs do not depend on it",
+        )
 
 
 def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> None:

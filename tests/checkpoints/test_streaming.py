@@ -28,6 +28,7 @@ from transformers import (
 
 import graphprune
 from graphprune.checkpoints import fitting, residence
+from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.residence import MappedFiles
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.export.shards import read_size
@@ -500,3 +501,14 @@ def test_mapped_files_are_given_back(tmp_path: Path) -> None:
         files.give_back()
         assert residence._resident_file_bytes() - before < 4_000_000
         assert tensor.sum() == 4 << 20
+
+
+def test_a_new_beginning_leaves_the_work_of_a_running_process(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "slim"
+    with Journal(target, {}, True) as running:
+        running.path("finished.safetensors").write_bytes(b"hours of work")
+        with pytest.raises(InputError, match="target: another process works on"):
+            graphprune.prune_checkpoint(source, target, 0.5, resume=False)
+        assert running.path("finished.safetensors").read_bytes() == b"hours of work"
+    graphprune.prune_checkpoint(source, target, 0.5, resume=False)
+    assert [path.name for path in tmp_path.iterdir() if "slim" in path.name] == ["slim"]

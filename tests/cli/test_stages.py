@@ -217,6 +217,20 @@ def test_the_command_line_makes_the_plan_of_the_function(line: str, asked: dict[
     assert json.loads(Path("plan.json").read_text()) == json.loads(made.to_json())
 
 
+@pytest.mark.parametrize("given", ['"stem:frozen"', '["stem:frozen"]'])
+def test_one_text_in_a_preset_is_a_list_of_one(given: str, capsys: Capture) -> None:
+    Path("my.toml").write_text(f'ratio = 0.5\ninput = "1x3x8x8"\noverrides = {given}\n')
+    assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
+
+
+def test_wrong_values_of_repeated_options_in_a_preset(capsys: Capture) -> None:
+    line = f"sparsify {SPEC} --preset my.toml --amount 0.5 -o net.sparse"
+    Path("my.toml").write_text("layers = true\n")
+    assert "gives layers = True; needed is text, or a list of some" in refused(line, capsys)
+    Path("my.toml").write_text("layers = 3\n")
+    assert "'3' matches no parameter" in refused(line, capsys, FAILED)
+
+
 def test_overrides_in_a_preset(capsys: Capture) -> None:
     Path("my.toml").write_text('ratio = 0.5\ninput = "1x3x8x8"\n[overrides]\n"stem*" = { frozen = true }\n')
     assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
@@ -457,6 +471,71 @@ def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
     assert result(f"measure {SPEC} --weights tuned.pt --untimed", capsys)["parameters"]
 
 
+FROZEN = """
+
+def frozen():
+    model = make()
+    model.stem.requires_grad_(False)
+    model.count = nn.Parameter(torch.ones(1, dtype=torch.long), requires_grad=False)
+    return model
+"""
+
+
+def test_finetune_leaves_frozen_layers_as_they_are(capsys: Capture, folder: Path) -> None:
+    (folder / "net.py").write_text(NETWORK + FROZEN)
+    line = "finetune net.py:frozen --data data.py:pairs --epochs 1 --lr 0.1 -o tuned.pt"
+    assert main(line.split()) == OK
+    assert "224 of " in (said := capsys.readouterr().err) and "are frozen (requires_grad=False), and stay" in said
+    before, after = load_spec("net.py:frozen").state_dict(), torch.load("tuned.pt")
+    assert torch.equal(after["stem.weight"], before["stem.weight"])
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_finetune_of_a_model_that_is_frozen_as_a_whole_trains_it(capsys: Capture, folder: Path) -> None:
+    (folder / "net.py").write_text(f"{NETWORK}\n\ndef frozen():\n    return make().requires_grad_(False)\n")
+    assert main("finetune net.py:frozen --data data.py:pairs --epochs 1 --lr 0.1 -o tuned.pt".split()) == OK
+    assert "all parameters were frozen (requires_grad=False); all are trained" in capsys.readouterr().err
+    assert not torch.equal(torch.load("tuned.pt")["head.weight"], load_spec("net.py:frozen").head.weight)
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "value"),
+    [
+        (SPEC, "--weights ones.pt", 0),
+        (SPEC, "--teacher-weights twos.pt", 2),
+        (SPEC, "--weights ones.pt --teacher-weights twos.pt", 2),
+        ("slim", "--weights twos.pt", 2),
+        ("slim", "--teacher-weights twos.pt", 2),
+    ],
+)
+def test_whose_weights_the_teacher_has(
+    start: str, options: str, value: float, slim: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = "make().requires_grad_(False)\n    model.head.weight.zero_()\n    return model.requires_grad_(True)"
+    (folder / "net.py").write_text(f"{NETWORK}\n\ndef teacher():\n    model = {made}\n")
+    for number, name in ((1.0, "ones.pt"), (2.0, "twos.pt")):
+        state = load_spec(SPEC).state_dict()
+        torch.save(state | {"head.weight": torch.full_like(state["head.weight"], number)}, name)
+    finetune, teachers = graphprune.finetune, []
+
+    def noted(*args: Any, teacher: Any, **options: Any) -> graphprune.History:
+        teachers.append(teacher.head.weight.unique().tolist())
+        return finetune(*args, teacher=teacher, **options)
+
+    monkeypatch.setattr(graphprune, "finetune", noted)
+    output = "tuned --model net.py:make" if start == slim else "tuned.pt"
+    line = f"finetune {start} --teacher net.py:teacher {options} --data data.py:pairs --steps 1 --lr 0.1 -o {output}"
+    assert main(line.split()) == OK
+    assert teachers == [[value]]
+
+
+def test_teacher_weights_are_not_given_twice(slim: str, capsys: Capture) -> None:
+    torch.save(load_spec(SPEC).state_dict(), "net.pt")
+    line = f"finetune {slim} --teacher {SPEC} --teacher-weights net.pt --weights net.pt --data data.py:pairs"
+    said = refused(f"{line} --steps 1 --lr 0.1 -o out", capsys)
+    assert "--teacher-weights: given together with --weights, which is the teacher's beside a DIR" in said
+
+
 def test_training_goes_on_from_its_checkpoint(slim: str, capsys: Capture) -> None:
     line = f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 2 --lr 0.01 --checkpoint"
     first = result(f"{line} ck -o tuned", capsys)
@@ -603,6 +682,15 @@ def test_images_and_arrays_are_trained_on_in_batches(slim: str, capsys: Capture,
         ("--lr 0.1 --epochs 1 --device meta -o out.pt", "--device: meta holds no values"),
         ("--lr 0.1 --epochs 1 --every 3 -o out.pt", "--every: is about --checkpoint, which is not given"),
         ("--lr 0.1 --epochs 1 --alpha 0 -o out.pt", "--alpha: is about --teacher, which is not given"),
+        ("--lr 0.1 --epochs 1 --teacher-weights a.pt -o out.pt", "--teacher-weights: is about --teacher, which is"),
+        (
+            "--lr 0.1 --epochs 1 --teacher net.py:make --teacher-weights a.pt -o o.pt",
+            "--teacher-weights: a.pt does",
+        ),
+        (
+            "--lr 0.1 --epochs 1 --teacher torchvision:resnet18 --weights net.py -o out.pt",
+            "--weights: are those of SPEC, and torchvision:resnet18 has none; give --teacher-weights PATH",
+        ),
         ("--lr 0.1 --epochs 1 --teacher net.py:make --alpha 2 -o out.pt", "--alpha: must be a fraction, but is 2"),
         ("--lr 0.1 --epochs 1 --teacher gone.py:make -o out.pt", "--teacher: 'gone.py:make': the file 'gone.py' does"),
         ("--lr 0.1 --epochs 1 --checkpoint net.py -o out.pt", "--checkpoint: net.py is a file; give a folder"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -227,3 +228,46 @@ def test_a_file_that_was_imported_under_another_name_is_imported_by_its_own(
     writer = Expressions()
     assert writer.imported(module.make) == "make"
     assert writer.imports == {"make": "my_net"}
+
+
+def _hook(slim: Any) -> None:
+    slim.last.register_forward_hook(lambda module, given, output: output * 2)
+
+
+def _forward(slim: Any) -> None:
+    slim.last.forward = lambda x: 2 * nn.functional.linear(x, slim.last.weight, slim.last.bias)
+
+
+def _numpy(slim: Any) -> None:
+    slim.limits["low"] = np.float64(2.0)
+
+
+def _tensor(slim: Any) -> None:
+    slim.limits["low"] = torch.tensor(2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_hook, r"last \(a hook\)"),
+        (_forward, r"last\.forward \(a function that was set\)"),
+        (_numpy, r"limits\['low'\] \(a value of numpy\)"),
+        (_tensor, r"limits\['low'\] \(a tensor in the place of a number\)"),
+    ],
+)
+def test_changes_that_the_class_does_not_make_are_refused_without_inputs(
+    change: Any, said: str, tmp_path: Path
+) -> None:
+    x = torch.randn(1, 5, 4)
+    slim = graphprune.prune_model(Recurrent().eval(), 0.5, x)
+    change(slim)
+    with pytest.raises(ExportError, match=f"slim: the rebuilt network does not have {said}"):
+        graphprune.export_loader(slim, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hooks_that_change_nothing_are_taken_with_inputs(tmp_path: Path) -> None:
+    x = torch.randn(1, 5, 4)
+    slim: Any = graphprune.prune_model(Recurrent().eval(), 0.5, x)
+    slim.last.register_forward_hook(lambda module, given, output: None)
+    assert graphprune.export_loader(slim, tmp_path, example_inputs=x).exists()
