@@ -49,6 +49,8 @@ function human(number, unit = "") {
   return `${Number(value.toPrecision(4))}${unit ? ` ${unit}` : ""}`;
 }
 
+const entries = (sizes) => sizes.reduce((product, size) => product * size, 1);
+
 const TITLES = { macs: "MACs", params: "Parameters", bytes: "Bytes" };
 const unitOf = (kind) => (kind === "bytes" ? "B" : "");
 
@@ -56,7 +58,7 @@ const unitOf = (kind) => (kind === "bytes" ? "B" : "");
 
 const units = D.groups.map((group) => group.units);
 const nothing = new Set();
-const unchanged = { sizes: D.sizes, kept: units, taken: [], range: null, skipped: nothing, totals: null, error: "" };
+const unchanged = { sizes: D.sizes, kept: units, taken: [], range: null, skipped: nothing, totals: null, merged: {}, error: "" };
 
 /** What repeating each coupled step so many times leaves. */
 function stepped(range, taken) {
@@ -81,12 +83,20 @@ function atRatio(percent) {
 function ofPlan() {
   const skipped = new Set(D.plan.skipped);
   D.modules.forEach(([parent], number) => { if (skipped.has(parent)) skipped.add(number); });
-  return { ...unchanged, sizes: D.plan.sizes, kept: D.plan.kept, skipped, totals: D.plan.costs, plan: true };
+  return { ...unchanged, sizes: D.plan.sizes, kept: D.plan.kept, skipped, totals: D.plan.costs, merged: D.plan.merged, plan: true };
+}
+
+/** By the number of a module of which heads are merged, the fraction of its entries that is left. */
+function mergedShares(merged) {
+  const shares = {};
+  for (const [tensor, sizes] of Object.entries(merged)) shares[D.tensors[tensor][0]] = entries(sizes) / entries(D.tensors[tensor][2]);
+  return shares;
 }
 
 /** By kind, the cost of a state: in all, and of each module with all that it holds. */
 function costsOf(state) {
   const sizes = state.sizes.map(BigInt);
+  const shares = mergedShares(state.merged);
   const found = {};
   for (const { name, rows } of D.costs) {
     const inside = new Array(D.modules.length).fill(0);
@@ -96,7 +106,7 @@ function costsOf(state) {
       let product = BigInt(scale);
       for (const dimension of dimensions) product *= sizes[dimension];
       total += product;
-      inside[module] += Number(product);
+      inside[module] += Number(product) * (shares[module] ?? 1);
     }
     for (let module = D.modules.length - 1; module > 0; module--) inside[D.modules[module][0]] += inside[module];
     found[name] = { total: state.totals ? BigInt(state.totals[name]) : total, inside };
@@ -124,8 +134,7 @@ const tensorName = (tensor) => {
   const [module, name] = D.tensors[tensor];
   return module ? `${paths[module]}.${name}` : name;
 };
-const entries = (sizes) => sizes.reduce((product, size) => product * size, 1);
-const sizesOf = (tensor, now) => D.tensors[tensor][2].map((size, place) => (D.tensors[tensor][3][place] ? now.sizes[D.tensors[tensor][3][place]] : size));
+const sizesOf = (tensor, now) => now.merged[tensor] || D.tensors[tensor][2].map((size, place) => (D.tensors[tensor][3][place] ? now.sizes[D.tensors[tensor][3][place]] : size));
 
 const planned = D.ranges.filter((range) => !range.error);
 /** The groups from which some ratio takes something. */

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import graphprune
@@ -86,6 +87,23 @@ def test_a_plan_without_blocks(graph: graphprune.ChannelGraph) -> None:
     assert found is not None
     assert found.skipped and found.costs == graph.cost(plan).counts
     assert found.kept == [choice.kept for choice in plan.choices]
+
+
+def test_a_plan_that_merges_heads() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4
+    )
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config).eval()
+    graph = graphprune.trace(model, {"input_ids": torch.zeros(2, 6, dtype=torch.long, device="meta")})
+    plan = graph.plan_merged_heads(2)
+    data = page_data(graph, plan, MeasuredResults())
+    assert data.plan is not None and data.plan.costs == graph.cost(plan).counts
+    assert graph.cost(plan).macs < graph.cost().macs
+    kept = [left for left, group in zip(data.plan.kept, data.groups, strict=True) if group.role == "heads"]
+    assert kept == [2, 2]
+    left = {data.tensors[number].shape: shape for number, shape in data.plan.merged.items()}
+    assert left == {(16, 16): (8, 16)} and len(data.plan.merged) == 4
 
 
 def test_a_plan_of_another_model_is_refused(graph: graphprune.ChannelGraph) -> None:
