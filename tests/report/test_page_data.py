@@ -81,6 +81,28 @@ def test_what_is_frozen_by_share_of_parameters(graph: graphprune.ChannelGraph, d
     assert data.free.part == pytest.approx((64 * 10 + 3 * 16 * 9 + 10) / total, rel=0.05)
 
 
+class Keyed(nn.Module):
+    """A parameter that is frozen along one axis."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.p = nn.ParameterDict({key: torch.randn(16, 8), "v": torch.randn(4, 16)})
+        self.key = key
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = (x @ self.p[self.key].t()).relu()
+        return hidden @ self.p["v"].t()
+
+
+@pytest.mark.parametrize("key", ["w[0]", "[w", "w]["])
+def test_brackets_in_names_change_no_share(key: str) -> None:
+    plain, other = (
+        page_data(graphprune.trace(Keyed(name).eval(), torch.randn(2, 8)), None, MeasuredResults()).free
+        for name in ("w", key)
+    )
+    assert plain == other and plain.whole == 0
+
+
 def test_a_plan_without_blocks(graph: graphprune.ChannelGraph) -> None:
     plan = graph.plan(0.5, depth=0.3)
     found = page_data(graph, plan, MeasuredResults()).plan
