@@ -45,6 +45,7 @@ from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
 from graphprune.pruning.plan import Plan
+from graphprune.pruning.plan_costs import plan_cost
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.memory_bound import MemorySpec, check_repaired
 from graphprune.reconstruction.pipeline import repair as repair_slim
@@ -169,7 +170,7 @@ class ChannelGraph(Printed, Analysis):
 
         Raises:
             InputError: the directory holds something else.
-            PlanError: the plan is of another model.
+            PlanError: the plan is of another model, or merges heads: trace what it makes instead.
         """
         write_model_explorer(self, directory, plan)
 
@@ -324,10 +325,8 @@ class ChannelGraph(Printed, Analysis):
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
         if plan is not None:
             check_type("plan", plan, Plan, "a graphprune.Plan")
-            if plan.merged:
-                return Cost({kind: after for kind, (_, after) in plan.costs.items()})
-        costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
-        return costs.at(self.alive(plan.removed if plan else {}))
+            return plan_cost(self, plan)
+        return self.costs.at(self.alive({}))
 
     def _summary(self) -> str:
         roles = f" ({count_roles(self.groups)})" if self.groups else ""

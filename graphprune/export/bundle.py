@@ -26,7 +26,13 @@ from graphprune.errors import InputError, LoadError, PlanError, UnsavedValuesWar
 from graphprune.export.architecture import IMPORT, Architecture, build
 from graphprune.export.libraries import packed, unpacked
 from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
-from graphprune.export.rebuilding import check_restorable, find_architecture, given_architecture, module_limit
+from graphprune.export.rebuilding import (
+    check_restorable,
+    differing_values,
+    find_architecture,
+    given_architecture,
+    module_limit,
+)
 from graphprune.export.restoring import missing_hooks, restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
@@ -80,8 +86,9 @@ def save(
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
-    Warns of arrays of numpy, of modules in plain lists and of a ``forward`` that was set on a module: a bundle holds
-    parameters, buffers and tensors.
+    Warns of arrays of numpy, of modules in plain lists, of a ``forward`` that was set on a module, and of dictionaries,
+    nested lists and long texts that differ from what the class makes without arguments: a bundle holds parameters,
+    buffers, tensors, numbers, flags and short names.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
@@ -99,7 +106,9 @@ def save(
     structure, tensors = describe_structure(slim)
     check_types(tensors)
     architecture, unknown = _architecture(slim, structure, factory, arguments)
-    _warn_of_unsaved(slim, structure)
+    _warn_of_unsaved(unsaved_values(slim, structure))
+    if architecture is None:
+        _warn_of_unsaved(differing_values(slim, structure))
     manifest = _manifest(slim, structure, architecture, unknown)
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
@@ -109,9 +118,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _warn_of_unsaved(slim: nn.Module, structure: Structure) -> None:
+def _warn_of_unsaved(lost: list[str]) -> None:
     """Warn of values that ``load`` cannot bring back: it leaves what the dense model's own code makes."""
-    lost = unsaved_values(slim, structure)
     if lost:
         warnings.warn(
             f"slim: a bundle holds parameters, buffers and tensors, but not {_some(lost)}; a loaded "

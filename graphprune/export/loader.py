@@ -28,6 +28,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.equality import same_values
 from graphprune.utils.evaluation import evaluating
 from graphprune.utils.files import check_path, make_folder, temporary_folder, writing
@@ -56,7 +57,8 @@ def export_loader(
     numpy that its class does not make.
 
     Args:
-        slim: a network made smaller by graphprune, trained further or not; its classes must be importable.
+        slim: a network made smaller by graphprune, trained further or not, compiled or not; its classes must be
+            importable.
         directory: created where missing. Files of an earlier call are replaced, others are not.
         factory: what makes the architecture: a class or function without arguments, or a ``functools.partial`` with
             plain ones, importable from a module. Its sizes need not be those before pruning, as long as it has the
@@ -74,6 +76,7 @@ def export_loader(
         SaveError: a tensor is of a type that safetensors does not have.
     """
     check_model(slim)
+    slim = uncompiled(slim)
     folder = check_path("directory", directory)
     if not (isinstance(name, str) and name.isidentifier()) or iskeyword(name):
         raise InputError(

@@ -18,8 +18,8 @@ from graphprune.export.restoring import can_be_made, is_class, placeholders, res
 from graphprune.export.structure import Structure
 from graphprune.pruning.plan import history_of
 from graphprune.pruning.resuming import fitting_plans, replayed_without_data
-from graphprune.utils.checks import check_callable, check_optional, found_value, shown
-from graphprune.utils.modules import class_name
+from graphprune.utils.checks import check_callable, check_optional, found_value, shown, with_article
+from graphprune.utils.modules import class_name, named_modules
 
 _MODULES_EACH, _MODULES_FREE = 64, 10_000
 
@@ -135,6 +135,23 @@ class _Misfit(str):
     """A candidate that is another model altogether: nothing that a user wants to hear of."""
 
 
+class _Difference(str):
+    """A candidate that is the model but for a value which no bundle holds."""
+
+
+def differing_values(slim: nn.Module, structure: Structure) -> list[str]:
+    """The first value in which the model differs from what its class makes without arguments, if that is all.
+
+    Only plain data counts: what else a model holds may be worked out when it is made.
+    """
+    own = factory_name(type(slim))
+    problem = None if own is None else _problem(Architecture(IMPORT, own, {}, True), slim, structure)
+    path = problem.removesuffix(" differs") if isinstance(problem, _Difference) else ""
+    owner, _, name = path.rpartition(".")
+    value = vars(dict(named_modules(slim))[owner]).get(name) if path else None
+    return [f"{path} ({with_article(type(value).__name__)})"] if isinstance(value, dict | list | tuple | str) else []
+
+
 def _candidates(slim: nn.Module) -> Iterator[Architecture]:
     history = history_of(slim)
     plan = history.plans[0]
@@ -174,4 +191,4 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
     if problems:
         return problems[0]
     different = first_difference(made, slim)
-    return None if different is None else f"{different} differs"
+    return None if different is None else _Difference(f"{different} differs")

@@ -17,6 +17,7 @@ from graphprune.export.structure import (
     hook_count,
     is_setting,
     own_attributes,
+    plain_value,
 )
 from graphprune.utils.exchange import exchange_tensors
 from graphprune.utils.held import tensors_in_objects
@@ -181,12 +182,12 @@ class _Restoring:
         return self._made[key]
 
     def _hold(self, module: nn.Module, name: str, keys: tuple[str, ...], path: str) -> None:
-        """Put tensors into an attribute; a list or dictionary that is empty in the model stays so."""
+        """Put tensors into an attribute, also of a number; a list or dictionary that is empty in the model stays so."""
         value = vars(module).get(name)
         found = iter([self._tensor(key) for key in keys])
         count = len(list(tensors_of(value)))
         alone = keys == (f"{path}.{name}" if path else name,)
-        if (path in self._new and len(keys) == 1) or (alone and value is None):
+        if (path in self._new and len(keys) == 1) or (alone and (value is None or _holds_number(value))):
             vars(module)[name] = next(found)
         elif count == len(keys):
             vars(module)[name] = map_tensors(lambda _: next(found), value)
@@ -202,6 +203,7 @@ class _Restoring:
         may tell of a cache that a bundle does not hold.
         """
         now = vars(module).get(name, _MISSING)
+        now = plain_value(now) if is_setting(now) else now
         if path in self._new or (now is _MISSING and type(value) is float):
             vars(module)[name] = value
         elif now is not _MISSING and is_setting(now) and not _equal(now, value):
@@ -237,6 +239,10 @@ def _may_become(now: Any, value: Any) -> bool:
 
 def _kind(value: Any) -> str:
     return "flag" if isinstance(value, bool) else "number" if _is_number(value) else ""
+
+
+def _holds_number(value: Any) -> bool:
+    return is_setting(value) and _is_number(plain_value(value))
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor, nn
@@ -205,7 +206,7 @@ class _Attributes:
                 names = [first if single else f"{first}[{i}]" for i in range(len(held))]
                 self.held[name] = tuple(map(walk.name, held, names))
             elif is_setting(value):
-                self.settings[name] = encode(_without_class(value))
+                self.settings[name] = encode(plain_value(value))
             elif (function := function_name(value)) is not None:
                 self.functions[name] = function
             else:
@@ -231,9 +232,12 @@ def function_name(value: Any) -> str | None:
 # ---------------------------------------------------------------- settings
 
 
-def _without_class(value: Any) -> Any:
-    """A tuple or list of a class of its own (``torch.Size``) as one of Python's."""
-    return tuple(value) if isinstance(value, tuple) else list(value) if isinstance(value, list) else value
+def plain_value(value: Any) -> Any:
+    """A tuple or list of a class of its own (``torch.Size``) as one of Python's, and a number of numpy as well."""
+    if isinstance(value, tuple | list):
+        items = map(plain_value, value)
+        return tuple(items) if isinstance(value, tuple) else list(items)
+    return value.item() if isinstance(value, np.bool_ | np.integer | np.floating) else value
 
 
 def is_setting(value: Any) -> bool:
@@ -244,6 +248,7 @@ def is_setting(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
+    value = value if isinstance(value, tuple | list) else plain_value(value)
     if type(value) is int:
         return abs(value) < 1 << 63
     if type(value) is str:

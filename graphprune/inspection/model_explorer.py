@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.frozen import frozen_axes
@@ -48,10 +49,11 @@ def write_model_explorer(graph: Analysis, directory: object, plan: Plan | None =
 
     Raises:
         InputError: the directory holds something else.
-        PlanError: the plan is of another model.
+        PlanError: the plan is of another model, or merges heads, so that no node has a size that the graph knows.
     """
     if plan is not None:
         check_type("plan", plan, Plan, "a graphprune.Plan")
+        _check_not_merged(plan)
     path = check_path("directory", directory)
     files = ExplorerFiles(graph, plan).files()
 
@@ -60,6 +62,17 @@ def write_model_explorer(graph: Analysis, directory: object, plan: Plan | None =
             (temporary / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
 
     replace_folder(path, write)
+
+
+def _check_not_merged(plan: Plan) -> None:
+    if plan.merged:
+        raise PlanError(
+            "plan: it merges heads, after which sizes of operations are not known before the slim model is traced",
+            where=next(iter(plan.merged)),
+            found=f"{len(plan.merged)} parameters of which means survive",
+            needed="a plan that removes channels, heads or blocks",
+            do="trace what it makes: graphprune.trace(plan.apply(model), inputs).to_model_explorer(directory)",
+        )
 
 
 class ExplorerFiles:

@@ -60,7 +60,7 @@ class PruningCallback(Callback):
         **options: Unpack[PlanArguments],
     ) -> None:
         check_type("part", part, str, "the path of a submodule, such as 'model', or '' for all of the module")
-        self.part = part
+        self.part, self._example_inputs = part, example_inputs
         self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
 
     @property
@@ -116,7 +116,8 @@ class PruningCallback(Callback):
         self._prepared.saved = state_dict
 
     def _pruned(self, module: LightningModule) -> nn.Module:
-        if not self.part and self._prepared.example_inputs is None:
+        """What is pruned of a module, with the example inputs of this one: a callback may serve several."""
+        if not self.part and self._example_inputs is None:
             self._prepared.example_inputs = module.example_input_array
         return _part_of(module, self.part)
 

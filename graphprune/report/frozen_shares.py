@@ -56,7 +56,7 @@ def frozen_reasons(graph: Analysis, tree: ModuleTree) -> list[FrozenReason]:
 
 def free_shares(graph: Analysis, tree: ModuleTree) -> FreeShares:
     """How much of the model can shrink, and how much cannot."""
-    frozen = {one.axis.partition("[")[0] for one in frozen_axes(graph)}
+    frozen = {_parameter_of(one.axis) for one in frozen_axes(graph)}
     movable = {axis.parameter for group in graph.groups for axis in group.axes}
     sizes = [0, 0, 0]
     for name, tensor in zip(tree.names, tree.tensors, strict=True):
@@ -65,11 +65,16 @@ def free_shares(graph: Analysis, tree: ModuleTree) -> FreeShares:
     return FreeShares(*(round(size / max(sum(sizes), 1), 5) for size in sizes))
 
 
+def _parameter_of(axis: str) -> str:
+    """The name of the parameter, which may have brackets of its own (``w[0]`` in a ``ParameterDict``)."""
+    return axis.rpartition("[")[0] or axis
+
+
 def _share_along(items: list[Frozen], tree: ModuleTree) -> float:
     """The fraction of all parameters whose entries lie at frozen places of these axes."""
     touched: dict[str, float] = {}
     for one in items:
-        name = one.axis.rpartition("[")[0] or one.axis
+        name = _parameter_of(one.axis)
         touched[name] = max(touched.get(name, 0.0), one.count / max(one.size, 1))
     sizes = {n: prod(t.shape) for n, t in zip(tree.names, tree.tensors, strict=True) if t.parameter}
     return sum(sizes.get(name, 0) * part for name, part in touched.items()) / max(sum(sizes.values()), 1)

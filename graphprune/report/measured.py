@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -17,20 +18,24 @@ Latencies = Mapping[str, float | Measurement] | Comparison | Measurement
 """By what was timed, seconds or what was measured of it; or what :func:`graphprune.measure` returned."""
 
 
+MeasuredNumber = float | str
+"""A number; NaN and infinities, which JSON does not have, as ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``."""
+
+
 class MeasuredLosses(Struct, frozen=True):
     """The loss with one group pruned alone: by group, pairs of the fraction that is gone and the loss."""
 
-    dense: float
+    dense: MeasuredNumber
     ratios: list[float]
-    groups: dict[str, list[tuple[float, float]]]
+    groups: dict[str, list[tuple[float, MeasuredNumber]]]
 
 
 class RepairedWeight(Struct, frozen=True, array_like=True):
     """The relative error of a consumer's output before and after its weight was fitted."""
 
     name: str
-    before: float
-    after: float
+    before: MeasuredNumber
+    after: MeasuredNumber
     summed: bool
 
 
@@ -90,14 +95,19 @@ def measured_results(
 
 
 def _losses(given: Sensitivity) -> MeasuredLosses:
-    return MeasuredLosses(
-        given.dense, list(given.ratios), {name: list(points) for name, points in given.losses.items()}
-    )
+    groups = {name: [(gone, _number(loss)) for gone, loss in points] for name, points in given.losses.items()}
+    return MeasuredLosses(_number(given.dense), list(given.ratios), groups)
+
+
+def _number(value: float) -> MeasuredNumber:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _repair(given: Repair) -> PageRepair:
     return PageRepair(
-        [RepairedWeight(one.name, one.before, one.after, one.summed) for one in given.repaired],
+        [RepairedWeight(one.name, _number(one.before), _number(one.after), one.summed) for one in given.repaired],
         [(one.name, one.why) for one in given.left_alone],
         len(given.norms),
     )

@@ -3,6 +3,16 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
+/** JSON has no NaN and no infinities: where something was measured they stand as text. */
+function readMeasured({ sensitivity, repair }) {
+  if (sensitivity) {
+    sensitivity.dense = Number(sensitivity.dense);
+    for (const points of Object.values(sensitivity.groups)) for (const point of points) point[1] = Number(point[1]);
+  }
+  for (const weight of repair ? repair.repaired : []) weight.splice(1, 2, Number(weight[1]), Number(weight[2]));
+}
+readMeasured(D.measured);
+
 // ------------------------------------------------------------ elements and numbers
 
 function make(tag, attributes = {}, ...children) {
@@ -29,6 +39,14 @@ function bar(share, kind = "") {
   return make("div", { class: "bar" }, filled);
 }
 
+/** The largest of what is finite, above zero. */
+const largest = (numbers) => Math.max(...numbers.filter(Number.isFinite), 1e-12);
+/** The share of a bar for something that may have diverged, which fills it. */
+const shareOf = (number, all) => (Number.isFinite(number) ? number / all : 1);
+const rounded = (number) => String(Number(number.toPrecision(4)));
+/** NaN is sorted as the worst. */
+const sortable = (number) => (Number.isNaN(number) ? Infinity : number);
+
 const count = (number) => Number(number).toLocaleString("en-US");
 const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 
@@ -49,6 +67,8 @@ function human(number, unit = "") {
   return `${Number(value.toPrecision(4))}${unit ? ` ${unit}` : ""}`;
 }
 
+const entries = (sizes) => sizes.reduce((product, size) => product * size, 1);
+
 const TITLES = { macs: "MACs", params: "Parameters", bytes: "Bytes" };
 const unitOf = (kind) => (kind === "bytes" ? "B" : "");
 
@@ -56,7 +76,7 @@ const unitOf = (kind) => (kind === "bytes" ? "B" : "");
 
 const units = D.groups.map((group) => group.units);
 const nothing = new Set();
-const unchanged = { sizes: D.sizes, kept: units, taken: [], range: null, skipped: nothing, totals: null, error: "" };
+const unchanged = { sizes: D.sizes, kept: units, taken: [], range: null, skipped: nothing, totals: null, merged: {}, error: "" };
 
 /** What repeating each coupled step so many times leaves. */
 function stepped(range, taken) {
@@ -81,12 +101,20 @@ function atRatio(percent) {
 function ofPlan() {
   const skipped = new Set(D.plan.skipped);
   D.modules.forEach(([parent], number) => { if (skipped.has(parent)) skipped.add(number); });
-  return { ...unchanged, sizes: D.plan.sizes, kept: D.plan.kept, skipped, totals: D.plan.costs, plan: true };
+  return { ...unchanged, sizes: D.plan.sizes, kept: D.plan.kept, skipped, totals: D.plan.costs, merged: D.plan.merged, plan: true };
+}
+
+/** By the number of a module of which heads are merged, the fraction of its entries that is left. */
+function mergedShares(merged) {
+  const shares = {};
+  for (const [tensor, sizes] of Object.entries(merged)) shares[D.tensors[tensor][0]] = entries(sizes) / entries(D.tensors[tensor][2]);
+  return shares;
 }
 
 /** By kind, the cost of a state: in all, and of each module with all that it holds. */
 function costsOf(state) {
   const sizes = state.sizes.map(BigInt);
+  const shares = mergedShares(state.merged);
   const found = {};
   for (const { name, rows } of D.costs) {
     const inside = new Array(D.modules.length).fill(0);
@@ -96,7 +124,7 @@ function costsOf(state) {
       let product = BigInt(scale);
       for (const dimension of dimensions) product *= sizes[dimension];
       total += product;
-      inside[module] += Number(product);
+      inside[module] += Number(product) * (shares[module] ?? 1);
     }
     for (let module = D.modules.length - 1; module > 0; module--) inside[D.modules[module][0]] += inside[module];
     found[name] = { total: state.totals ? BigInt(state.totals[name]) : total, inside };
@@ -124,8 +152,7 @@ const tensorName = (tensor) => {
   const [module, name] = D.tensors[tensor];
   return module ? `${paths[module]}.${name}` : name;
 };
-const entries = (sizes) => sizes.reduce((product, size) => product * size, 1);
-const sizesOf = (tensor, now) => D.tensors[tensor][2].map((size, place) => (D.tensors[tensor][3][place] ? now.sizes[D.tensors[tensor][3][place]] : size));
+const sizesOf = (tensor, now) => now.merged[tensor] || D.tensors[tensor][2].map((size, place) => (D.tensors[tensor][3][place] ? now.sizes[D.tensors[tensor][3][place]] : size));
 
 const planned = D.ranges.filter((range) => !range.error);
 /** The groups from which some ratio takes something. */
@@ -468,14 +495,15 @@ function measuredOf(number) {
 
 function spark(dense, points) {
   const all = [[0, dense], ...points];
-  const low = Math.min(...all.map(([, loss]) => loss));
-  const high = Math.max(...all.map(([, loss]) => loss));
+  const finite = all.filter(([, loss]) => Number.isFinite(loss));
+  const low = Math.min(...finite.map(([, loss]) => loss));
+  const high = Math.max(...finite.map(([, loss]) => loss));
   const place = ([gone, loss]) => [6 + 288 * gone, 62 - (54 * (loss - low)) / (high - low || 1)];
-  const text = all.map(([gone, loss]) => `${percentage(gone)}: ${Number(loss.toPrecision(4))}`).join(", ");
+  const text = all.map(([gone, loss]) => `${percentage(gone)}: ${rounded(loss)}`).join(", ");
   const picture = drawing("svg", { viewBox: "0 0 300 70", class: "spark", role: "img", "aria-label": `Loss by fraction removed: ${text}` },
     drawing("line", { x1: 6, y1: 66, x2: 294, y2: 66 }),
-    drawing("polyline", { points: all.map((one) => place(one).join(",")).join(" ") }),
-    ...all.map((one) => drawing("circle", { cx: place(one)[0], cy: place(one)[1], r: 3 })));
+    drawing("polyline", { points: finite.map((one) => place(one).join(",")).join(" ") }),
+    ...finite.map((one) => drawing("circle", { cx: place(one)[0], cy: place(one)[1], r: 3 })));
   return make("div", {}, picture, make("p", { class: "muted" }, text));
 }
 
@@ -560,7 +588,7 @@ function tableCard(id, title, help, columns, rows, { search = null, key = null, 
     for (const other of heads) other.setAttribute("aria-sort", other === head ? direction : "none");
     const sign = direction === "ascending" ? 1 : -1;
     const value = (element) => column.value(element.row);
-    const order = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b);
+    const order = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a === b ? 0 : a - b);
     elements.sort((a, b) => sign * order(value(a), value(b)));
     body.replaceChildren(...elements);
   }
@@ -648,23 +676,23 @@ function sensitivityCard() {
   const { dense, ratios, groups } = D.measured.sensitivity;
   const numbers = new Map(D.groups.map((group, number) => [group.name, number]));
   const rows = Object.entries(groups).map(([name, points]) => ({ name, points }));
-  const worst = Math.max(...rows.flatMap((row) => row.points.map(([, loss]) => loss - dense)), 1e-12);
+  const worst = largest(rows.flatMap((row) => row.points.map(([, loss]) => loss - dense)));
   const columns = [{ name: "Group", value: (row) => row.name, cell: (row) => (numbers.has(row.name) ? groupLink(numbers.get(row.name)) : row.name) }];
   ratios.forEach((ratio, place) => columns.push({
-    name: percentage(ratio), number: true, value: (row) => row.points[place][1],
-    cell: (row) => make("div", {}, String(Number(row.points[place][1].toPrecision(4))), bar((row.points[place][1] - dense) / worst)),
+    name: percentage(ratio), number: true, value: (row) => sortable(row.points[place][1]),
+    cell: (row) => make("div", {}, rounded(row.points[place][1]), bar(shareOf(row.points[place][1] - dense, worst))),
   }));
-  return tableCard("sensitivity", "Sensitivity", `Loss with one group pruned alone; the whole model: ${Number(dense.toPrecision(4))}. Bars show the rise.`, columns, rows, { search: (row) => row.name, sorted: percentage(ratios[ratios.length - 1]) });
+  return tableCard("sensitivity", "Sensitivity", `Loss with one group pruned alone; the whole model: ${rounded(dense)}. Bars show the rise.`, columns, rows, { search: (row) => row.name, sorted: percentage(ratios[ratios.length - 1]) });
 }
 
 function repairCard() {
   const { repaired, left_alone, norms } = D.measured.repair;
   const shown = (share) => `${(share * 100).toFixed(2)} %`;
-  const worst = Math.max(...repaired.map(([, first]) => first), 1e-12);
+  const worst = largest(repaired.map(([, first]) => first));
   const columns = [
     { name: "Weight", value: (one) => one[0], cell: (one) => make("code", {}, one[0]) },
-    { name: "Error before", number: true, value: (one) => one[1], cell: (one) => make("div", {}, shown(one[1]), bar(one[1] / worst)) },
-    { name: "Error after", number: true, value: (one) => one[2], cell: (one) => make("div", {}, shown(one[2]), bar(one[2] / worst)) },
+    { name: "Error before", number: true, value: (one) => sortable(one[1]), cell: (one) => make("div", {}, shown(one[1]), bar(shareOf(one[1], worst))) },
+    { name: "Error after", number: true, value: (one) => sortable(one[2]), cell: (one) => make("div", {}, shown(one[2]), bar(shareOf(one[2], worst))) },
     { name: "Of", value: (one) => String(one[3]), cell: (one) => (one[3] ? "the residual sum" : "its output") },
   ];
   const text = `Root mean square error relative to the dense model on the calibration batches. ${several(norms, "batch norm")} re-estimated, ${several(left_alone.length, "weight")} left alone.`;

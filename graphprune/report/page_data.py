@@ -7,7 +7,9 @@ from msgspec import Struct
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.budget_kinds import BudgetKind, Counted
+from graphprune.graph.groups import Group
 from graphprune.pruning.plan import Plan
+from graphprune.pruning.plan_costs import plan_cost
 from graphprune.report.frozen_shares import FreeShares, FrozenReason, free_shares, frozen_reasons
 from graphprune.report.measured import MeasuredResults
 from graphprune.report.module_tree import ModuleTree, TreeModule, TreeTensor
@@ -42,6 +44,7 @@ class PagePlan(Struct, frozen=True):
         why: for each group, what decided it.
         skipped: the numbers of modules that are left out.
         costs: by kind, what the slim model costs.
+        merged: by the number of a tensor of which heads are merged, its shape after that.
     """
 
     asked: str
@@ -50,6 +53,7 @@ class PagePlan(Struct, frozen=True):
     why: list[str]
     skipped: list[int]
     costs: dict[str, int]
+    merged: dict[int, tuple[int, ...]]
 
 
 class PageData(Struct, frozen=True):
@@ -136,13 +140,22 @@ def _owners(graph: Analysis, tree: ModuleTree, kind: BudgetKind) -> list[int]:
 
 def _page_plan(graph: Analysis, tree: ModuleTree, plan: Plan) -> PagePlan:
     alive = graph.alive(plan.removed)
-    costs = graph.costs_without(plan.skipped) if plan.skipped else graph.costs
     choices = {choice.group: choice for choice in plan.choices}
     return PagePlan(
         asked=", ".join(f"{name} {value}" for name, value in plan.requested.items()),
         sizes=graph.costs.dimensions.counts(alive).tolist(),
-        kept=[choices[g.name].kept if g.name in choices else g.units for g in graph.groups],
+        kept=[choices[g.name].kept if g.name in choices else _merged_units(g, plan) for g in graph.groups],
         why=[without_folders(choices[g.name].why) if g.name in choices else "" for g in graph.groups],
         skipped=[tree.numbers[path] for path in plan.skipped if path in tree.numbers],
-        costs=dict(costs.at(alive).counts),
+        costs=dict(plan_cost(graph, plan).counts),
+        merged={number: plan.shape(name) for number, name in enumerate(tree.names) if name in plan.merged},
     )
+
+
+def _merged_units(group: Group, plan: Plan) -> int:
+    """The units of a group of heads that merging leaves; all of any other group."""
+    axes = [axis for axis in group.axes if axis.dim in plan.merged.get(axis.parameter, {})]
+    if not axes or group.role not in ("heads", "kv_groups"):
+        return group.units
+    name, dim = axes[0].parameter, axes[0].dim
+    return group.units * len(plan.kept[name][dim]) // plan.shapes[name][dim]

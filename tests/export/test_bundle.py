@@ -669,6 +669,45 @@ def test_values_that_a_bundle_does_not_hold_are_named(
     assert len(said) == (named is not None) and all(re.search(named or "", one) for one in said)
 
 
+class Tempered(nn.Module):
+    """Settings that may be changed after pruning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.temperature: Any = 1.0
+        self.options: dict[str, Any] = {"scale": 1.0}
+        self.spread: Any = [[1.0]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu())
+        return found * self.options["scale"] * self.spread[0][0] / float(self.temperature)
+
+
+@pytest.mark.parametrize("value", [2.0, np.float64(2), np.float32(2), np.int64(2), torch.tensor(2.0)])
+@pytest.mark.parametrize("model", [None, Tempered()])
+def test_numbers_of_any_kind_are_in_a_bundle(tmp_path: Path, value: Any, model: nn.Module | None) -> None:
+    slim, x = graphprune.prune_model(Tempered().eval(), 0.5, torch.ones(2, 4)), torch.randn(5, 4)
+    slim.temperature = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", graphprune.UnsavedValuesWarning)
+        graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path, model, trust_factory=True)
+    assert torch.equal(loaded(x), slim(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"), [("options", {"scale": 3.0}, "a dict"), ("spread", [[2.0]], "a list")]
+)
+def test_changed_settings_that_a_bundle_does_not_hold_are_named(
+    tmp_path: Path, name: str, value: Any, said: str
+) -> None:
+    slim = graphprune.prune_model(Tempered().eval(), 0.5, torch.ones(2, 4))
+    setattr(slim, name, value)
+    with pytest.warns(graphprune.UnsavedValuesWarning, match=rf"but not {name} \({said}\)"):
+        graphprune.save(slim, tmp_path)
+
+
 def test_a_forward_that_was_set_is_not_in_a_bundle_which_says_so(tmp_path: Path) -> None:
     slim = graphprune.prune_model(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), 0.5, torch.ones(1, 8))
     slim[1].forward = lambda x: x.tanh()

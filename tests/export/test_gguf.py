@@ -241,6 +241,12 @@ def test_sizes_are_those_of_the_tensors(tokenizer: Any, tmp_path: Path) -> None:
     assert file.size == file.path.stat().st_size
 
 
+def test_a_compiled_model_is_written_as_it_was_before(tokenizer: Any, tmp_path: Path) -> None:
+    slim: Any = slim_model("llama")
+    files = [export_gguf(one, tmp_path / f"{i}.gguf", tokenizer) for i, one in enumerate((slim, torch.compile(slim)))]
+    assert files[0].path.read_bytes() == files[1].path.read_bytes()
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f16", 0.1), ("bf16", 0.5), ("q8_0", 1.0)])
 def test_smaller_types(dtype: str, tolerance: float, tokenizer: Any, banned: list[int], tmp_path: Path) -> None:
     """Each token that llama.cpp takes is the best of the slim model's, but for rounding."""

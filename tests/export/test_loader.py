@@ -115,6 +115,12 @@ def test_modes_types_frozen_parameters_and_memory_format(tmp_path: Path) -> None
     assert [p.stride() for p in found.parameters()] == [p.stride() for p in slim.parameters()]
 
 
+def test_a_compiled_model_is_written_as_it_was_before(tmp_path: Path) -> None:
+    slim: Any = slim_resnet()
+    found = loaded(graphprune.export_loader(torch.compile(slim), tmp_path, factory=resnet, example_inputs=IMAGE))
+    assert torch.equal(found(IMAGE), slim(IMAGE))
+
+
 def test_gradients_are_equal(tmp_path: Path) -> None:
     slim = slim_resnet()
     found = loaded(graphprune.export_loader(slim, tmp_path, factory=resnet))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import graphprune
 from graphprune import ChannelGraph, Plan
@@ -20,6 +22,22 @@ EDGE = {"sourceNodeId", "sourceNodeOutputId", "targetNodeInputId"}
 DATA = {"name", "results", "gradient", "hideInAggregatedStatsTable", "hideInChildrenStatsTable"}
 """Of ``node_data_builder.GraphNodeData``, and the name of TypeScript's ``NodeDataProviderGraphData``."""
 RESULT = {"value", "bgColor"}
+
+
+class Attending(nn.Module):
+    """Key/value heads as many as query heads, which may share them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = 4, 4
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
+        pairs = zip((self.wq, self.wk, self.wv), counts, strict=True)
+        q, k, v = (layer(x).unflatten(-1, (n, -1)).transpose(1, 2) for layer, n in pairs)
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return x + self.wo(mixed.transpose(1, 2).flatten(2))
 
 
 @pytest.fixture(scope="module", params=[resnet_cifar.resnet20, vit.vit])
@@ -87,6 +105,14 @@ def test_blocks_that_are_left_out_cost_nothing(tmp_path: Path) -> None:
     graph.to_model_explorer(tmp_path / "out", plan)
     (data,) = read(tmp_path / "out")["macs"].values()
     assert sum(result["value"] for result in data["results"].values()) == graph.cost(plan).macs
+
+
+def test_a_plan_that_merges_heads_is_refused(tmp_path: Path) -> None:
+    graph = graphprune.trace(Attending().eval(), torch.randn(2, 5, 16))
+    plan = graph.plan_merged_heads(2)
+    with pytest.raises(PlanError, match="it merges heads"):
+        graph.to_model_explorer(tmp_path / "out", plan)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nodes_tell_groups_kept_units_and_reasons(tmp_path: Path) -> None:

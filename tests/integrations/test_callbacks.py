@@ -105,6 +105,27 @@ def test_lightning_is_a_loop_of_ones_own(tmp_path: Path, whole: bool) -> None:
     assert module.trainer is trainer
 
 
+class Narrow(Classifier):
+    """[n, 3, 8, 8] -> [n, 5], by the first ``width`` columns of an image."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Flatten(), nn.Linear(24 * width, 8), nn.ReLU(), nn.Linear(8, 5))
+        self.width = width
+        self.example_input_array = IMAGES[:1, ..., :width]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x[..., : self.width])
+
+
+def test_lightning_takes_the_example_of_the_module_that_is_pruned(tmp_path: Path) -> None:
+    callback = LightningCallback(OneShot(2), ratio=0.5)
+    for width in (4, 8):
+        module = Narrow(width)
+        lightning_trainer(tmp_path, 1, callback).fit(module, loader())
+        assert module.model[1].weight.shape == (4, 24 * width)
+
+
 def test_lightning_counts_optimizer_steps(tmp_path: Path) -> None:
     callback = LightningCallback(SCHEDULE, ratio=0.5, part="model", example_inputs=IMAGES[:1])
     module = Classifier()

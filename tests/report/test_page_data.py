@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import graphprune
@@ -80,12 +81,51 @@ def test_what_is_frozen_by_share_of_parameters(graph: graphprune.ChannelGraph, d
     assert data.free.part == pytest.approx((64 * 10 + 3 * 16 * 9 + 10) / total, rel=0.05)
 
 
+class Keyed(nn.Module):
+    """A parameter that is frozen along one axis."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.p = nn.ParameterDict({key: torch.randn(16, 8), "v": torch.randn(4, 16)})
+        self.key = key
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = (x @ self.p[self.key].t()).relu()
+        return hidden @ self.p["v"].t()
+
+
+@pytest.mark.parametrize("key", ["w[0]", "[w", "w]["])
+def test_brackets_in_names_change_no_share(key: str) -> None:
+    plain, other = (
+        page_data(graphprune.trace(Keyed(name).eval(), torch.randn(2, 8)), None, MeasuredResults()).free
+        for name in ("w", key)
+    )
+    assert plain == other and plain.whole == 0
+
+
 def test_a_plan_without_blocks(graph: graphprune.ChannelGraph) -> None:
     plan = graph.plan(0.5, depth=0.3)
     found = page_data(graph, plan, MeasuredResults()).plan
     assert found is not None
     assert found.skipped and found.costs == graph.cost(plan).counts
     assert found.kept == [choice.kept for choice in plan.choices]
+
+
+def test_a_plan_that_merges_heads() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4
+    )
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config).eval()
+    graph = graphprune.trace(model, {"input_ids": torch.zeros(2, 6, dtype=torch.long, device="meta")})
+    plan = graph.plan_merged_heads(2)
+    data = page_data(graph, plan, MeasuredResults())
+    assert data.plan is not None and data.plan.costs == graph.cost(plan).counts
+    assert graph.cost(plan).macs < graph.cost().macs
+    kept = [left for left, group in zip(data.plan.kept, data.groups, strict=True) if group.role == "heads"]
+    assert kept == [2, 2]
+    left = {data.tensors[number].shape: shape for number, shape in data.plan.merged.items()}
+    assert left == {(16, 16): (8, 16)} and len(data.plan.merged) == 4
 
 
 def test_a_plan_of_another_model_is_refused(graph: graphprune.ChannelGraph) -> None:

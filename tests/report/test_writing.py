@@ -97,3 +97,10 @@ def test_what_measure_returned_is_taken_as_it_is(graph: graphprune.ChannelGraph,
 
 def test_the_parts_of_the_page_are_in_the_wheel(wheel: Path) -> None:
     assert {path.name for path in (wheel / "graphprune/report").glob("page.*")} == {"page.html", "page.css", "page.js"}
+
+
+def test_losses_that_diverge_are_told(graph: graphprune.ChannelGraph, tmp_path: Path) -> None:
+    names = [group.name for group in graph.groups]
+    found = graphprune.Sensitivity(1.0, (0.25, 0.5), {names[0]: ((0.25, float("nan")), (0.5, float("inf")))})
+    text = graphprune.write_report(tmp_path / "page.html", graph, sensitivity=found).read_text()
+    assert '[[0.25,"NaN"],[0.5,"Infinity"]]' in text

@@ -20,6 +20,7 @@ from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.files import check_file_path, check_own_file, make_folder, replace_file
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.tables import Printed
@@ -99,7 +100,8 @@ def export_gguf(
     file has them, for :attr:`GgufFile.difference`, how far rounding to ``dtype`` takes the logits from the model's.
 
     Args:
-        slim: a model with rotary attention, RMS norms and gated SiLU MLPs, as Llama, Mistral, Qwen2 and Qwen3 have.
+        slim: a model with rotary attention, RMS norms and gated SiLU MLPs, as Llama, Mistral, Qwen2 and Qwen3 have,
+            compiled or not.
         path: the file. One that this function wrote before is replaced, whole or not at all, another is not; its
             folder is created where missing.
         tokenizer: a fast tokenizer of Transformers, or a folder that holds one.
@@ -114,6 +116,7 @@ def export_gguf(
         ImportError: the package ``gguf`` is missing.
     """
     check_type("slim", slim, nn.Module, "an nn.Module")
+    slim = uncompiled(slim)
     file, kind = check_file_path("path", path, "model.gguf"), check_known("dtype", dtype, DTYPES)
     check_own_file("path", file, _WRITTEN_BY, "GGUF file")
     _check_package()

@@ -34,6 +34,7 @@ from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.export.shards import read_size
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
+from graphprune.utils.compiled import uncompiled
 from graphprune.utils.equality import same_values
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
@@ -150,7 +151,7 @@ def export_deci(
     The folder is loaded in Transformers before it takes its place, to see that weights and outputs are the same.
 
     Args:
-        slim: a pruned model with Llama's layers (Llama, Mistral, Qwen2, ...).
+        slim: a pruned model with Llama's layers (Llama, Mistral, Qwen2, ...), compiled or not.
         directory: created where missing; if it exists, it must be empty or hold what graphprune wrote.
         serve: ``"vllm"``, ``"sglang"`` or ``"tensorrt_llm"``.
         tensor_parallel: the number of devices that share every layer.
@@ -164,6 +165,7 @@ def export_deci(
     check_known("serve", serve, SERVERS)
     check_count("tensor_parallel", tensor_parallel, 1, "a whole number of devices")
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
+    slim = uncompiled(slim)
     sizes = _Sizes.of(slim)
     sizes.check(serve, tensor_parallel)
 

@@ -124,6 +124,12 @@ def test_inner_widths_differ_and_heads_are_equal(tmp_path: Path) -> None:
     assert config["architectures"] == ["DeciLMForCausalLM"] and config["model_type"] == "nemotron-nas"
 
 
+def test_a_compiled_model_is_written_as_it_was_before(tmp_path: Path) -> None:
+    slim = pruned(llama(), macs=0.6, serve="vllm", importance="random", seed=4)
+    graphprune.export_deci(torch.compile(slim), tmp_path / "slim")
+    assert_served(slim, tmp_path / "slim")
+
+
 def test_key_value_heads_may_differ(tmp_path: Path) -> None:
     model = llama()
     other = copy.deepcopy(model.config)
