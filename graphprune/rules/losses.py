@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
+from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
@@ -33,20 +34,33 @@ def averaged(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return masked
 
 
+def _summed(x: Any, target: Any, reduction: int = MEAN, *_: Any) -> list[tuple[int, Sequence[int]]]:
+    """A loss that is summed is a sum over all dimensions of both."""
+    return [
+        (place, range(len(given.meta["shape"])) if reduction == SUM else ()) for place, given in enumerate((x, target))
+    ]
+
+
 @rule(
     aten.mse_loss.default,
     samples=[sample(*_PAIR), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
     masked=averaged(aten.mse_loss.default),
+    sums=_summed,
+    traits=[Trait.COMPARES],
 )
 @rule(
     aten.smooth_l1_loss.default,
     samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
     masked=averaged(aten.smooth_l1_loss.default),
+    sums=_summed,
+    traits=[Trait.COMPARES],
 )
 @rule(
     aten.huber_loss.default,
     samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
     masked=averaged(aten.huber_loss.default),
+    sums=_summed,
+    traits=[Trait.COMPARES],
 )
 def distance(call: Call, x: LabeledTensor, target: LabeledTensor, reduction: int = MEAN, *_: Any) -> LabeledTensor:
     """Dead entries are zero in both: their distance is zero."""

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import fx
 
 from graphprune.tracing.sizes import SizeLog, dims_of
 from graphprune.utils.operators import is_mutable
+
+aten = torch.ops.aten
+
+_MADE_LIKE = frozenset((aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default))
 
 
 def unused_tensors(graph: fx.Graph, others: Iterable[fx.Node], log: SizeLog) -> frozenset[fx.Node]:
@@ -32,6 +37,13 @@ def unused_tensors(graph: fx.Graph, others: Iterable[fx.Node], log: SizeLog) -> 
             unused.add(node)
     found: set[fx.Node] = set()
     for node in nodes:
-        if node in unused and found.issuperset(node.all_input_nodes):
+        if node in unused and found.issuperset(_inputs(node)):
             found.add(node)
     return frozenset(found)
+
+
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a call depends on; of ``x.new_zeros(2, 3)`` no more than the type of ``x`` is."""
+    inputs: list[fx.Node] = []
+    fx.node.map_arg((node.args[1:] if node.target in _MADE_LIKE else node.args, node.kwargs), inputs.append)
+    return inputs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -53,7 +55,7 @@ def methods_from(first: str, kind: type) -> Iterator[FunctionType]:
         if name not in done:
             done.add(name)
             for function in _methods(kind, name):
-                waiting.extend(function.__code__.co_names)
+                waiting.extend(_own_names(function.__code__))
                 yield function
 
 
@@ -67,6 +69,24 @@ def _methods(kind: type, name: str) -> Iterator[FunctionType]:
             yield found
         if name in vars(base) and (found is None or "super" not in found.__code__.co_names):
             return
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_names(code: CodeType) -> tuple[str, ...]:
+    """The names that code looks up, without those looked up on attributes alone: ``clear`` in ``self.kept.clear()``.
+
+    What a local name stands for cannot be told: it may be the instance.
+    """
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    others = {step.offset for before, step in pairwise(steps) if _is_of_attribute(before, step)}
+    told = {step.argval for step in steps if type(step.argval) is str and step.offset not in others}
+    return tuple(name for name in code.co_names if name in told)
+
+
+def _is_of_attribute(before: dis.Instruction, step: dis.Instruction) -> bool:
+    """Does a step of code look up a name on an attribute that the step before found, and on nothing else?"""
+    found = before.opname == "LOAD_ATTR" and before.argval != "__class__"
+    return found and step.opname in ("LOAD_ATTR", "LOAD_METHOD") and not step.is_jump_target
 
 
 def functions_from(first: str, kind: type) -> Iterator[FunctionType]:

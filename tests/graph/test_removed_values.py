@@ -53,6 +53,10 @@ def half_filled(y: Tensor) -> Tensor:
 TABLE = torch.tensor([[0.5], [2.0]])
 
 COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a summed squared distance": lambda y: y * F.mse_loss(y, torch.ones_like(y), reduction="sum"),
+    "a summed distance": lambda y: y * F.smooth_l1_loss(torch.ones_like(y), y, reduction="sum"),
+    "a summed robust distance": lambda y: y * F.huber_loss(y.sigmoid(), torch.zeros_like(y), reduction="sum"),
+    "distances of their own": lambda y: y * F.mse_loss(y, torch.ones_like(y), reduction="none").sum(),
     "ones": lambda y: y / total(torch.ones_like(y)),
     "a running sum of ones": lambda y: y * torch.ones_like(y).cumsum(1),
     "finite values": lambda y: y * total(y.isfinite()),
@@ -85,6 +89,8 @@ COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 SUMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a summed squared distance": lambda y: y * F.mse_loss(y, y.tanh(), reduction="sum"),
+    "distances of their own": lambda y: y * F.huber_loss(y, y.tanh(), reduction="none").sum(),
     "positive": lambda y: y * total(y > 0),
     "a choice": lambda y: y * total(torch.where(y > 0, 1, 0)),
     "nonzero entries": lambda y: y * y.count_nonzero(1)[:, None],

@@ -216,6 +216,58 @@ def test_what_an_earlier_run_made_once_follows(kind: type[nn.Module]) -> None:
     assert graphprune.verify(model, slim, plan, x).passed
 
 
+class Kept(nn.Module):
+    """Has a method of the name of a list's, which is called by hand. [n, t, width] -> [n, t, width]"""
+
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(width).double())
+        self.kept: list[Tensor] = []
+
+    def clear(self) -> None:
+        self.scale = torch.ones(16).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.clear()
+        return x * self.scale
+
+
+class Cleared(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.clear()
+        self.clear()
+        return x * self.scale
+
+
+class ClearedByClass(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        self.__class__.clear(self)
+        return x * self.scale
+
+
+class ClearedByBase(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        super().clear()
+        return x * self.scale
+
+
+class ClearedByAnotherName(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        this = self
+        this.clear()
+        return x * self.scale
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"), [(Kept, 8), (Cleared, 16), (ClearedByClass, 16), (ClearedByBase, 16), (ClearedByAnotherName, 16)]
+)
+def test_methods_of_what_an_attribute_holds_are_not_those_of_the_class(kind: type[Kept], width: int) -> None:
+    model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()
+    assert graphprune.trace(model, x).plan(0.5).apply(model).enter.out_features == width
+
+
 @pytest.mark.parametrize("kind", [Normalized, Averaged, Table])
 def test_what_is_not_made_anew_follows(kind: type[nn.Module]) -> None:
     model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()

@@ -37,7 +37,13 @@ def rearranged(net: Net, x: Tensor) -> None:
     torch.ones(x.shape[0], net.hidden).unsqueeze(0) * 2
 
 
-@pytest.mark.parametrize("beside", [alone, rearranged])
+def of_a_type(net: Net, x: Tensor) -> None:
+    x.new_zeros(x.shape[0], net.hidden)
+    x.relu().new_full((x.shape[0], net.hidden), 0.5).tanh()
+    x.new_ones(x.shape[0], net.hidden) + x.new_empty(x.shape[0], net.hidden)
+
+
+@pytest.mark.parametrize("beside", [alone, rearranged, of_a_type])
 def test_what_nothing_uses_holds_nothing(beside: Beside) -> None:
     model = Net(beside).eval()
     slim = graphprune.prune_model(model, 0.5, X)
