@@ -38,7 +38,7 @@ from graphprune.utils.typed_json import Count, Positive, convert_data
 
 _PASSED = (
     "head_width qk_width importance calibration loss_fn reduce normalize allocation candidates time_limit protect_ends "
-    "seed"
+    "layers serve tensor_parallel seed"
 ).split()
 """What every plan on the way is asked as the last one would be."""
 

@@ -258,3 +258,30 @@ def test_functions_that_hold_parts_of_the_model_hold_those_of_its_copy() -> None
     found = graphprune.prune_iteratively(model, x, rounds=2, ratio=0.5, calibration=[x], tune=tune)
     assert equal(weights(model), before) and not seen
     assert found.model(x).shape == (8, 3) and found.model[0].weight.shape == (8, 6)  # type: ignore[index, union-attr]
+
+
+class Block(nn.Module):
+    """A residual MLP whose first units are weak, of every block another number."""
+
+    def __init__(self, weak: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 16)
+        with torch.no_grad():
+            self.enter.weight[:weak] *= 0.01
+            self.leave.weight[:, :weak] *= 0.01
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.leave(self.enter(x).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("asked", [{"macs": 0.6}, {"ratio": 0.4, "allocation": "global"}])
+def test_layers_are_equal_after_every_round(asked: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), *(Block(20 - 6 * number) for number in range(3)), nn.Linear(16, 3))
+    widths: list[set[int]] = []
+
+    def tune(slim: nn.Module) -> None:
+        widths.append({m.enter.out_features for m in slim.modules() if isinstance(m, Block)})
+
+    graphprune.prune_iteratively(model, torch.randn(4, 8), rounds=2, tune=tune, layers="equal", **asked)
+    assert [len(found) for found in widths] == [1, 1] and max(widths[1]) < max(widths[0]) < 32
