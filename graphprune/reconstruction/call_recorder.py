@@ -44,6 +44,7 @@ class Consumer:
         shape: of its weight. [blocks, channels, outputs of a block]
         largest: the bytes of the input and the result of its largest call.
         sample: the entries of the input, and of the result, that cannot be divided further.
+        rows: of its first call: n and m of the result [n, blocks, outputs, m].
         calls: the number of calls in each batch.
         recorded: the number of calls that were recorded.
         after: the consumers that its inputs depend on, as a bit set.
@@ -65,6 +66,7 @@ class Consumer:
     shape: tuple[int, int, int]
     largest: int = 0
     sample: tuple[int, int] = (0, 0)
+    rows: tuple[int, int] = (0, 0)
     calls: list[int] = field(default_factory=list)
     recorded: int = 0
     after: int = 0
@@ -207,6 +209,9 @@ class CallRecorder(DispatchMode):
             self._add_own(met, consumer, call.results[0])
             consumer.measure(met, call.results[0])
             if met.matmul.result is not None:
+                if consumer.recorded == 1:
+                    opened = met.result(call.results[0])
+                    consumer.rows = opened.shape[0], opened.shape[3]
                 self._paths.start(consumer, call.results[0])
         else:
             self._note_computed(func, args)

@@ -184,7 +184,7 @@ class _Reconstruction:
         self.left: list[LeftAlone] = []
         self.unsettled: list[Fitted] = []
         self.seen, self.target = (self._recorded(model, data.alike, limit is not None) for model in (slim, dense))
-        matcher = Matcher(self.seen, self.target, plan, targets)
+        matcher = Matcher(self.seen, self.target, plan, targets, self.communicator.count == 1)
         self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
         self._check_agreement()
         fitted = [match.consumer for match in self.matches.values() if isinstance(match, Match)]

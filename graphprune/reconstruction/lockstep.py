@@ -48,10 +48,12 @@ class Target:
     Attributes:
         result: the dense model's result, or the sum that it is added to. [n, outputs, m]
         state: the kept channels of the dense call's input, if the call is fitted on that.
+        input: the dense call's input, by which its rows are told apart, until they are. [n, blocks, channels, m]
     """
 
     result: Tensor
     state: Tensor | None
+    input: Tensor | None = None
 
 
 Fit = Callable[["Gathered"], bool]
@@ -93,8 +95,8 @@ class Gathered:
             OtherCalls: its softmax has other rows than one that was recorded with another batch.
         """
         self.met += 1
-        whole, result = met.call, met.call.result(met.out, self.match.bare)
-        target = None if wanted is None else wanted.result.unflatten(1, result.shape[1:3])
+        whole, result = met.call, self.match.with_bias(met.call.result(met.out, self.match.bare))
+        target = None if wanted is None else self._target(wanted, whole, result)
         state = None if wanted is None else wanted.state
         if target is None or target.shape != result.shape or (state is not None and state.shape != whole.x.shape):
             self.rows_differ = True
@@ -105,6 +107,19 @@ class Gathered:
                 self._add(batch, met.number, whole, result, target)
             whole, result = self._on_state(whole, result, state)
         self._add(batch, met.number, whole, result, target)
+
+    def _target(self, wanted: Target, call: LinearCall, result: Tensor) -> Tensor | None:
+        """What a call is fitted to, of the rows that the call has. [n, blocks, outputs, m]"""
+        target, choice = wanted.result, self.match.row_choice
+        if choice is not None:
+            if wanted.input is not None and not choice.made:
+                choice.make(call, wanted.input)
+            chosen = choice.select(target, (result.shape[0], result.shape[3]))
+            if chosen is None:
+                return None
+            target = chosen
+        unflattened: Tensor = target.unflatten(1, result.shape[1:3])
+        return unflattened
 
     def _add(self, batch: int, number: int, whole: LinearCall, result: Tensor, target: Tensor) -> None:
         """Add the residuals of a call of this number in a batch."""
@@ -295,7 +310,14 @@ class PairOfPasses:
             if match.dense.key == met.key:
                 result = self._waiting.added(match.target(met.call.result(met.out, match.bare)))
                 state = None if match.columns is None else self._waiting.added(match.state(met.call))
-                self._targets[match.consumer.key, met.number] = Target(result, state)
+                self._targets[match.consumer.key, met.number] = Target(result, state, self._input(match, met.call))
+
+    def _input(self, match: Match, call: LinearCall) -> Tensor | None:
+        """A copy of a dense call's input, where it is needed to choose among its rows."""
+        if match.row_choice is None or match.row_choice.made:
+            return None
+        ((_, x),) = call.inputs()
+        return self._waiting.added(x.clone())
 
     def _move(self, addresses: dict[int, int]) -> None:
         for watch in (*self._dense_watch, *self._slim_watch):

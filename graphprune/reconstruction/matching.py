@@ -13,6 +13,8 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, dense_places
+from graphprune.reconstruction.row_choice import RowChoice, layouts_between
+from graphprune.reconstruction.separate_bias import AppliedVector, SeparateBias
 from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.view_axes import DimensionRun, rows_between, runs_of
 from graphprune.utils.operators import is_mutable
@@ -38,6 +40,8 @@ class Match:
         columns: for a recurrent layer, the channels of the dense input that the slim input has; the weight is fitted on
             these, not on the slim model's own states, which depend on it. None: it is fitted on the slim input.
         on_own: it is fitted on these and on its own states, both with the dense results.
+        separate: biases or running means that other calls apply to the results, which are compared without them.
+        row_choice: which rows of the dense result the slim one has, where channels run along rows; None: it has all.
     """
 
     consumer: Consumer
@@ -50,6 +54,8 @@ class Match:
     scores: Sequence[Sequence[SoftmaxRows]] | None
     columns: Tensor | None
     on_own: bool = False
+    separate: SeparateBias | None = None
+    row_choice: RowChoice | None = None
 
     @property
     def after(self) -> int:
@@ -82,6 +88,15 @@ class Match:
             return y.index_select(1, self.rows.to(y.device))
         return torch.einsum("sd,ndm->nsm", self.mixing.to(y), y)
 
+    def with_bias(self, result: Tensor) -> Tensor:
+        """A result of the slim call, plus what its bias, applied by another call, has more than the dense one."""
+        if self.separate is None:
+            return result
+        slim, dense = self.separate.slim.value(), self.separate.dense.value()
+        wanted = self.target(dense.unsqueeze(0).unsqueeze(3)).reshape(slim.shape)
+        difference = (slim - wanted.to(slim.device)).to(result)
+        return result + difference.unsqueeze(-1) if difference.any() else result
+
     def state(self, call: LinearCall) -> Tensor:
         """The kept channels of the dense call's input."""
         assert self.columns is not None
@@ -96,13 +111,17 @@ class Matcher:
         dense: the recorded calls of the dense model.
         plan: the plan that leads from the dense to the slim model.
         targets: by parameter, the targets as linear combinations of dense outputs. [slim outputs, dense outputs]
+        alone: no other process has a share of the batches; such processes could choose other rows.
     """
 
-    def __init__(self, slim: CallRecorder, dense: CallRecorder, plan: Plan, targets: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, slim: CallRecorder, dense: CallRecorder, plan: Plan, targets: Mapping[str, Tensor], alone: bool
+    ) -> None:
         self.slim = slim
         self.dense = dense
         self.plan = plan
         self.targets = targets
+        self.alone = alone
         self._crossed = _crossed(slim.consumers)
 
     def match(self, consumer: Consumer) -> Match | str:
@@ -131,7 +150,30 @@ class Matcher:
             return "what is added to its product is not the same parameter in both models"
         scores = consumer.scores if consumer.scoring and other.scores == consumer.scores and other.scoring else None
         columns = self._columns(consumer, other) if self._recurrent(consumer) else None
-        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed, scores, columns)
+        separate = self._separate(consumer, other) if bare or not (summed or consumer.adds) else None
+        choice = self._row_choice(consumer, other) if scores is None and columns is None else None
+        bias_target = self.slim.bias_target(consumer)
+        return Match(
+            consumer,
+            other,
+            rows,
+            bias_target,
+            bare,
+            mixing,
+            summed,
+            scores,
+            columns,
+            separate=separate,
+            row_choice=choice,
+        )
+
+    def _row_choice(self, consumer: Consumer, other: Consumer) -> RowChoice | None:
+        layouts = layouts_between(consumer, other, self.plan) if self.alone else ()
+        columns = self._columns(consumer, other) if layouts else None
+        return None if columns is None else RowChoice(layouts, columns)
+
+    def _separate(self, consumer: Consumer, other: Consumer) -> SeparateBias | None:
+        return SeparateBias.between(AppliedVector.of(consumer, self.slim), AppliedVector.of(other, self.dense))
 
     @staticmethod
     def _recurrent(consumer: Consumer) -> bool:

@@ -477,23 +477,21 @@ def test_experts_that_other_rows_go_through_are_left_alone() -> None:
 
 
 class AlongChannels(nn.Module):
-    """A convolution whose channels are tokens, or the only one, goes over the channels of a layer."""
+    """A convolution goes over the channels of a layer; each kernel sees several of them."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        taps = 3 if tokens == 1 else 1
         self.enter, self.leave = nn.Linear(8, 32), nn.Linear(32, 5)
-        self.mix = nn.Conv1d(tokens, tokens, taps, padding=taps // 2)
+        self.mix = nn.Conv1d(1, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.leave(self.mix(self.enter(x)).relu())
         return out
 
 
-@pytest.mark.parametrize("tokens", [16, 1])
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
-def test_convolutions_along_channels_are_left_alone(tokens: int, ratio: float) -> None:
-    model, batch = randomize(AlongChannels(tokens)).eval(), torch.randn(64, tokens, 8)
+def test_convolutions_over_channels_are_left_alone(ratio: float) -> None:
+    model, batch = randomize(AlongChannels()).eval(), torch.randn(64, 1, 8)
     plan, slim = pruned(model, batch, ratio)
     record = graphprune.reconstruct(slim, model, plan, [batch])
     assert reasons(record) == {"mix.weight": "other rows go through it than in the dense model"}
