@@ -35,14 +35,14 @@ from graphprune.calibration.own_answers import AnswerDraws, answer_loss
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
-from graphprune.graph.parameter_uses import running_statistics
+from graphprune.graph.parameter_uses import running_statistics, weight_buffers
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import clear_gradients
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.modules import named_tensors, tables
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.random_state import RandomStream
 from graphprune.utils.tree import map_tensors
@@ -154,8 +154,9 @@ class Statistics:
         """Call ``visit`` with the gradients of each sample's loss by parameter name; freed after the call.
 
         A sample's loss is that of a batch of this sample alone, so it does not depend on how samples are batched.
-        Parameters that the loss does not depend on have no gradient, and neither have running statistics. Where
-        processes share the batches, each visits its own; :meth:`sum` adds up what ``visit`` has gathered.
+        Buffers that inputs are multiplied with count as parameters. Parameters that the loss does not depend on have no
+        gradient, and neither have running statistics. Where processes share the batches, each visits its own;
+        :meth:`sum` adds up what ``visit`` has gathered.
 
         Returns:
             The number of samples, in all processes.
@@ -169,12 +170,15 @@ class Statistics:
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         fixed = running_statistics(self.units.labeling)
-        learned = {n: p for n, p in parameters.items() if n not in fixed and is_float(p)}
+        learned: dict[str, Tensor] = {n: p for n, p in parameters.items() if n not in fixed and is_float(p)}
         _check_learnable(learned)
+        buffers = _learnable_buffers(self.model, self.units)
         splitter, count = SampleSplitter(self._evaluate_alike), 0
         with self._pass(), torch.enable_grad(), ExitStack() as stack:
             for name, parameter in parameters.items():
                 parameter.requires_grad_(name in learned)
+            stack.enter_context(_requiring_gradients(buffers.values()))
+            learned |= buffers
             others = stack.enter_context(other_gradients_kept(learned.values()))
             draws = self._answer_draws()
             for number, batch in self._batches():
@@ -294,6 +298,25 @@ class Statistics:
         advice = "" if self.loss_fn else pairs
         with self._stream.going_on():
             return call_model(self.model, number, args, kwargs, advice)
+
+
+def _learnable_buffers(model: nn.Module, units: Units) -> dict[str, Tensor]:
+    """Buffers that are weights and can have gradients."""
+    found = weight_buffers(units.labeling, tables(model))
+    return {name: t for name, t in found.items() if t.is_leaf and not t.is_inference() and is_float(t)}
+
+
+@contextmanager
+def _requiring_gradients(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Buffers require gradients, and have none yet; afterwards they have what they had."""
+    before = [(buffer, buffer.requires_grad, buffer.grad) for buffer in buffers]
+    try:
+        for buffer, _, _ in before:
+            buffer.requires_grad_(True).grad = None
+        yield
+    finally:
+        for buffer, flag, gradient in before:
+            buffer.requires_grad_(flag).grad = gradient
 
 
 def _learnable(tensor: Tensor) -> Tensor:

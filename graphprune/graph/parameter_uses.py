@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from graphprune.graph.propagate import Labeling
 from graphprune.rules.labels import LabeledTensor, ParameterAxis, parameter_axes
@@ -12,6 +13,8 @@ from graphprune.rules.matmul_view import AxisTable, MatmulView
 from graphprune.rules.registry import matmul_views, norm_call, rule_of
 from graphprune.utils.ancestors import ancestors
 from graphprune.utils.arrays import Ids
+from graphprune.utils.modules import Tables
+from graphprune.utils.operators import is_mutable
 
 
 def parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
@@ -61,6 +64,33 @@ def _merged(weight: fx.Node, axes: Iterable[ParameterAxis]) -> Iterator[Paramete
         for name, one in sources.items():
             if one.meta["shape"] == shape:
                 yield parameter_axes(name, len(shape))[axis.dim]
+
+
+def weight_buffers(labeling: Labeling, own: Tables) -> dict[str, Tensor]:
+    """The buffers that inputs are multiplied with, by name: converters of other formats keep weights so.
+
+    They are matrices of floats that are saved with the model, and to which no call of it writes.
+    """
+    matrices = {name: t for name, t in own.unique() if name in own.buffers and _may_be_weight(t) and own.is_saved(name)}
+    known = parameters_only(labeling.nodes) if matrices else set()
+    found: set[str] = set()
+    for node in labeling.nodes if matrices else ():
+        for matmul in matmul_views(node.target):
+            sources = _sources(node.args[matmul.weight], known)
+            found |= sources if sources <= matrices.keys() else set()
+        if is_mutable(node.target):
+            matrices = {name: t for name, t in matrices.items() if name not in _sources(node.args[0], known)}
+    return {name: tensor for name, tensor in matrices.items() if name in found}
+
+
+def _may_be_weight(tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and tensor.is_floating_point() and tensor.numel() > 0
+
+
+def _sources(operand: Any, known: Container[fx.Node]) -> set[str]:
+    """The tensors of a model that an operand is computed from, if from nothing else."""
+    made = [operand] if operand in known else []
+    return {one.meta["tensor"] for one in ancestors(made) if "tensor" in one.meta}
 
 
 def scale_axes(labeling: Labeling) -> frozenset[ParameterAxis]:

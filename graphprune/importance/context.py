@@ -61,7 +61,7 @@ class Context:
 
     Attributes:
         model: the model.
-        tensors: its parameters by name. Gradients are theirs.
+        tensors: its parameters by name, and the buffers that inputs are multiplied with. Gradients are theirs.
         units: its units.
         seed: for criteria that draw random numbers.
         statistics: statistics of the calibration batches; None without calibration. See :attr:`data`.

@@ -12,6 +12,7 @@ from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.coupled_steps import SubGroup
+from graphprune.graph.parameter_uses import weight_buffers
 from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
@@ -63,13 +64,14 @@ class UnitScores:
         """
         own = self._tables if self._own is self._graph.model else tables(self._own)
         tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if is_parameter(t) and t.numel()}
+        tensors |= weight_buffers(self._graph.labeling, own)
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         weights = self._weights
         if weights is None and unloaded and self._criterion.weights:
             raise PlanError(
                 f"importance: it reads weights, but {unloaded[0]} is on the meta device",
                 where=unloaded[0],
-                found="a parameter on meta, without values",
+                found="a weight on meta, without values",
                 needed="weights to rank channels by",
                 do="pass weights=, the folder they are in, or load the weights first, or plan with importance='random'",
             )
@@ -78,7 +80,7 @@ class UnitScores:
         statistics = self._shared
         if statistics is None and batches is not None:
             statistics = Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
-        known = tensors if weights is None else GivenParameters(own, weights)
+        known = tensors if weights is None else GivenParameters(own, tensors, weights)
         has_values = known is not tensors or not unloaded
         made = WeightsInEffect(self._graph, known, KnownBuffers(own, weights or {})) if has_values else {}
         return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize, made)

@@ -16,7 +16,7 @@ from graphprune.tracing.built_empty import build_empty
 from graphprune.tracing.configured import config_of
 from graphprune.utils.checks import found_value, shown
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import Tables, copied_as, tables
+from graphprune.utils.modules import Tables, copied_as, is_parameter, tables
 from graphprune.utils.tensor_files import TensorFiles
 
 GivenWeights = str | os.PathLike[str] | Mapping[str, Tensor]
@@ -100,21 +100,23 @@ class _GivenTensors(Mapping[str, Tensor]):
 
 
 class GivenParameters(_GivenTensors):
-    """The parameters of a model that have entries, by first name; those on ``meta`` come from ``weights``.
+    """The parameters of a model that have entries, and buffers that are weights; those on ``meta`` from ``weights``.
 
     None of them is kept: a criterion that takes them one by one needs the memory of one.
 
     Args:
         own: the tensors of the model.
+        parameters: of these the ones that are asked for, by first name.
         weights: by any of the names that a parameter has.
 
     Raises:
         InputError: ``weights`` lacks one.
     """
 
-    def __init__(self, own: Tables, weights: Mapping[str, Tensor]) -> None:
-        tensors = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
-        super().__init__(tensors, {n: _source(n, t, own, weights) for n, t in tensors.items() if t.is_meta}, weights)
+    def __init__(self, own: Tables, parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        given = {n: t for n, t in parameters.items() if is_parameter(t) or _found(n, t, own, weights)}
+        source = {n: _source(n, t, own, weights) for n, t in given.items() if t.is_meta}
+        super().__init__({n: t for n, t in parameters.items() if n in source or not t.is_meta}, source, weights)
 
 
 class KnownBuffers(_GivenTensors):
@@ -199,11 +201,10 @@ def _unsaved_tensors(model: nn.Module, own: Tables, weights: Mapping[str, Tensor
     Raises:
         InputError: the class builds no model from a configuration, or one with other tensors.
     """
-    modules = dict(own.modules)
     lacking = {
         name: tensor
         for name, tensor in own.unique()
-        if tensor.is_meta and not _is_saved(name, own, modules) and _found(name, tensor, own, weights) is None
+        if tensor.is_meta and not own.is_saved(name) and _found(name, tensor, own, weights) is None
     }
     made = _as_built(model, own) if lacking else {}
     for name, tensor in lacking.items():
@@ -211,12 +212,6 @@ def _unsaved_tensors(model: nn.Module, own: Tables, weights: Mapping[str, Tensor
             advice = "give the model this tensor with its values before it is traced, or load the model"
             raise _lacking(name, "buffer that no state dict has (persistent=False)", weights, advice)
     return {name: made[name] for name in lacking}
-
-
-def _is_saved(name: str, own: Tables, modules: Mapping[str, nn.Module]) -> bool:
-    """Is a tensor in the state dict: no buffer with ``persistent=False``, and no attribute?"""
-    path, _, attribute = name.rpartition(".")
-    return name not in own.plain and attribute not in modules[path]._non_persistent_buffers_set
 
 
 def _as_built(model: nn.Module, own: Tables) -> dict[str, Tensor]:

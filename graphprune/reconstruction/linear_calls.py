@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphprune.rules.matmul_view import MatmulView
 from graphprune.rules.registry import matmul_views
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.modules import named_tensors, tables
 from graphprune.utils.operators import Args, Kwargs, is_mutable
 
 
@@ -93,12 +93,8 @@ def flat(tensor: Tensor) -> Tensor:
 
 def _kept_buffers(model: nn.Module) -> frozenset[str]:
     """The names of buffers of floats that are saved with a model: what is written to them is not lost."""
-    return frozenset(
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.is_floating_point() and name not in module._non_persistent_buffers_set
-    )
+    own = tables(model)
+    return frozenset(name for name, t in own.buffers.items() if t.is_floating_point() and own.is_saved(name))
 
 
 class ParameterMemory:

@@ -65,7 +65,7 @@ _BEFORE = "_gradients_before"
 """Of a mode, whether there were gradients before it, each time that it was entered."""
 
 
-def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def clear_gradients(parameters: Iterable[torch.Tensor]) -> None:
     """Set ``.grad`` to None."""
     for parameter in parameters:
         parameter.grad = None

@@ -142,6 +142,15 @@ class Tables:
             first.setdefault(id(tensor), (name, tensor))
         return list(first.values())
 
+    def is_saved(self, name: str) -> bool:
+        """Is a tensor in the state dict: no buffer with ``persistent=False``, and no attribute?"""
+        path, _, attribute = name.rpartition(".")
+        return name not in self.plain and attribute not in self._by_path[path]._non_persistent_buffers_set
+
+    @cached_property
+    def _by_path(self) -> dict[str, nn.Module]:
+        return dict(self.modules)
+
     def everything(self) -> dict[int, Tensor]:
         """All tensors by identity, those in lists too."""
         named = (self.parameters, self.buffers, self.plain)
