@@ -4,7 +4,8 @@ In reading order:
 
 - ``pipeline`` (:func:`graphprune.repair`: everything in one call);
 - ``layerwise`` (ridge regression of each consumer), with ``call_recorder`` (the consumers of a model), ``matching``
-  (those of two models), ``lockstep`` (both models on all batches side by side), ``call_watch`` and ``paused_forward``
+  (those of two models), ``separate_bias`` (biases that other calls add to their results), ``row_choice`` (channels that
+  run along rows), ``lockstep`` (both models on all batches side by side), ``call_watch`` and ``paused_forward``
   (a pass that waits at consumers), ``shared_draws`` (the same random numbers in both), ``recurrent_fit`` (recurrent
   layers on their own states), ``result_paths`` (consumers whose results are added to a residual stream, or go into a
   softmax) and ``softmax_rows`` (which of them are in one row of it);

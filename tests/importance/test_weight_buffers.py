@@ -91,7 +91,7 @@ class Others(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer(x) * self.scale
         x = x @ self.unsaved + x @ (self.masked * self.mask)
-        out = x @ self.memory
+        out = x @ self.memory.clone()
         self.memory.mul_(0.5)
         return out @ self.weight.t()
 
