@@ -3,7 +3,7 @@
 In reading order:
 
 - what is asked: ``options`` (one record) with ``keyword_arguments``, ``serving`` and ``weights_given``;
-  ``requirements`` (what options need);
+  ``requirements`` (what options need), ``asked`` (what tells one run from another);
 - the loop: ``planner`` (choose, check, choose again), ``setup`` (what is the same for all attempts), ``unit_scores``
   with ``weights_in_effect`` (masked and normalized ones), ``limits`` (overrides) with ``layer_widths`` (of what
   multiples are);

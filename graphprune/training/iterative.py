@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from graphprune.api import ChannelGraph, apply_and_repair, trace
 from graphprune.choosing.automatic import best_plan
 from graphprune.errors import InputError, LoadError
+from graphprune.planning.asked import asked_of
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
 from graphprune.training.checkpoint import (
@@ -322,7 +323,7 @@ class _Run:
             "rounds": self.asked.schedule.rounds,
             "max_drop": self.max_drop,
             "repair": self.repair,
-            **self.asked.request.described(),
+            **asked_of(self.asked.request),
         }
         return {"asked": asked, "dense": fingerprint(self.dense)}
 

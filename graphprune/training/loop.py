@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective, ObjectiveState
+from graphprune.training.weight_sketch import WeightSketch, sketch_of, unlike
 from graphprune.utils.checks import found_value, is_number, shown, with_article
 from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
@@ -35,6 +37,9 @@ from graphprune.utils.typed_json import Count, convert_data
 Quality = Callable[[nn.Module], float]
 """How good a model is: a number that is higher for a better one."""
 
+
+_trained_in: WeakKeyDictionary[nn.Module, set[Path]] = WeakKeyDictionary()
+"""The folders of checkpoints in which this process trained a model."""
 
 OnStep = Callable[[int, nn.Module, Optimizer], object]
 
@@ -72,6 +77,7 @@ class _SavedTraining(Struct, frozen=True, forbid_unknown_fields=True):
     position: Position
     objective: ObjectiveState
     scaler: dict[str, Any] | None
+    begun: list[WeightSketch] | None = None
 
     def __post_init__(self) -> None:
         at = self.position
@@ -86,6 +92,7 @@ class Training:
     Attributes:
         rates_of: the learning rates of a training of so many steps.
         asked: what decides the result besides data and model, as JSON data: a checkpoint of another one is refused.
+        begun: what is known of the weights that the model began with; None: a checkpoint does not say.
     """
 
     model: nn.Module
@@ -103,11 +110,16 @@ class Training:
     shown: bool
     position: Position = field(default_factory=Position)
     pending: list[Tensor] = field(default_factory=list)
+    begun: list[WeightSketch] | None = None
 
     def run(self) -> History:
         """Train to the end, from the checkpoint on if there is one."""
-        if self.checkpoint is not None and has_checkpoint(self.checkpoint):
-            self._resume(self.checkpoint)
+        if self.checkpoint is not None:
+            if has_checkpoint(self.checkpoint):
+                self._resume(self.checkpoint)
+            else:
+                self.begun = sketch_of(self.model)
+            _trained_in.setdefault(self.model, set()).add(self.checkpoint.resolve())
         with _given_back(self.model), self.objective.attached(self.model, self.processes.device):
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -232,13 +244,14 @@ class Training:
                 "position": asdict(self.position),
                 "objective": self.objective.state(),
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "begun": self.begun,
             }
             save_checkpoint(self.checkpoint, self.model, state, optimizer=self.optimizer)
 
     def _resume(self, folder: Path) -> None:
-        state = load_checkpoint(folder, self.model, optimizer=self.optimizer, check=self._checked)
+        state = load_checkpoint(folder, self.model, optimizer=self.optimizer, check=self._check_began)
         saved = self._checked(state)
-        self.position = saved.position
+        self.position, self.begun = saved.position, saved.begun
         self.objective.restore(saved.objective, self.processes.device)
         if self.processes.scaler is not None and saved.scaler is not None:
             self.processes.scaler.load_state_dict(saved.scaler)
@@ -257,6 +270,25 @@ class Training:
                     do="ask for the same to go on with it, or pass another folder",
                 )
         return saved
+
+    def _check_began(self, state: Mapping[str, Any]) -> None:
+        """Raise a LoadError unless the training that a checkpoint is of began with this model.
+
+        A model that was trained in this folder by this process has other weights by now.
+        """
+        saved, folder = self._checked(state), self.checkpoint
+        assert folder is not None
+        if saved.begun is None or folder.resolve() in _trained_in.get(self.model, ()):
+            return
+        other = unlike(saved.begun, self.model)
+        if other is not None:
+            raise LoadError(
+                f"checkpoint: {folder} is of a training that began with another model: {other} has other values",
+                where=f"checkpoint: {folder}",
+                found=f"{other} unlike the one with which that training began",
+                needed="the model with which it began, with its weights of then",
+                do="build the model as for the first call to go on, or pass another folder",
+            )
 
 
 def _length(batches: Iterable[Any]) -> int | None:

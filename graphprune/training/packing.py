@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,16 @@ class Packer:
                 do="leave it out of what is saved; of a model that is sharded or quantized save the one before",
             )
         if id(tensor) not in self._names:
-            self._names[id(tensor)] = path
+            name = self._unused(path)
+            self._names[id(tensor)] = name
             self._held.append(tensor)  # an id is only good as long as its tensor
-            self.tensors[path] = self._alone(tensor.detach())
+            self.tensors[name] = self._alone(tensor.detach())
         return self._names[id(tensor)]
+
+    def _unused(self, path: str) -> str:
+        """A name for what is found at a path: ``{"a.b": x, "a": {"b": y}}`` has two tensors at ``a.b``."""
+        names = (f"{path}#{number}" if number else path for number in count())
+        return next(name for name in names if name not in self.tensors)
 
     def _alone(self, tensor: Tensor) -> Tensor:
         """A contiguous tensor with a storage of its own, which is what a safetensors file holds."""

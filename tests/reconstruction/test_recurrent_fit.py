@@ -55,11 +55,28 @@ def test_own_states_are_no_further_from_the_dense_ones(
     assert own_error(unsettled, model, plan, batches) > before  # what the fit on dense states alone makes
 
 
-def test_a_calm_layer_is_fitted_on_dense_states_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_further_fits_bring_it_nearer(layer: type[nn.RNNBase], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = made(Tagger(layer)), torch.randn(60, 12, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model.layer.weight_hh_l0 *= 2
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim, other = plan.apply(model), plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, [x])
+    monkeypatch.setattr(layerwise, "settled", lambda one, *_: one.record)
+    graphprune.reconstruct(other, model, plan, [x])
+    assert own_error(slim, model, plan, [x]) < 0.9 * own_error(other, model, plan, [x])
+    (fitted,) = (one for one in record.repaired if one.name == WEIGHT)
+    assert fitted.after < fitted.before
+
+
+def test_a_fit_that_is_no_nearer_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, x = made(Tagger(nn.GRU)), torch.randn(40, 7, 6, dtype=torch.float64)
     plan = graphprune.trace(model, x).plan(0.5)
     slim, other = plan.apply(model), plan.apply(model)
+    monkeypatch.setattr(recurrent_fit, "GAIN", 1.0)
     graphprune.reconstruct(slim, model, plan, [x])
     monkeypatch.setattr(layerwise, "settled", lambda one, *_: one.record)
     graphprune.reconstruct(other, model, plan, [x])

@@ -326,3 +326,10 @@ def test_extra_states_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="the model has an extra state"):
         load_checkpoint(tmp_path, plain)
     assert equal(weights(plain), before)
+
+
+def test_paths_that_read_alike_are_kept_apart(tmp_path: Path) -> None:
+    state = {"a.b": torch.zeros(2), "a": {"b": torch.ones(2)}, "a.b#1": torch.full((2,), 2.0)}
+    save_checkpoint(tmp_path, net(), state)
+    found = load_checkpoint(tmp_path, net())
+    assert [found["a.b"].tolist(), found["a"]["b"].tolist(), found["a.b#1"].tolist()] == [[0, 0], [1, 1], [2, 2]]
