@@ -391,6 +391,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
         inputs=inputs,
         zeroed=setup.zeroed,
         results=setup.graph.results_of(setup.skipped, setup.zeroed),
+        tied=setup.tied,
     )
 
 
