@@ -37,7 +37,7 @@ from benchmarks.zeroing import (
 from benchmarks.zoos import zoo
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.plan import plans_of
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import MethodCall, calls_of

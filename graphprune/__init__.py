@@ -18,9 +18,9 @@ _PLACES = {
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
         "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
-        "GraphpruneError InputError LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError "
-        "RestartedStateWarning RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError TraceError "
-        "UnfinishedScheduleWarning UnmeasuredGroupsWarning UnreachedWarning UnsavedValuesWarning "
+        "GraphpruneError InputError LoadError MissingPackageError NoFloat64Error NothingRemovedWarning PlanError "
+        "ProcessError RestartedStateWarning RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError "
+        "TraceError UnfinishedScheduleWarning UnmeasuredGroupsWarning UnreachedWarning UnsavedValuesWarning "
         "UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",

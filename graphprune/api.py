@@ -57,8 +57,9 @@ from graphprune.utils.compiled import uncompiled_name
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import first_name, named_modules, output_dim, walked_once
+from graphprune.utils.modules import named_modules, output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
+from graphprune.utils.tied_names import first_name
 from graphprune.utils.tree import tensors_of
 
 

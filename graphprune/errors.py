@@ -159,6 +159,11 @@ class PlanError(GraphpruneError, ValueError):
     """A plan cannot be made, or does not fit the model it is applied to."""
 
 
+class NoFloat64Error(PlanError):
+    """Models are compared in float64 on the CPU, and an operation of this one does not run there; the message names
+    it."""
+
+
 class VerificationError(GraphpruneError, RuntimeError):
     """A slim model is not the masked original, or nothing shows that it is. The message is the whole comparison."""
 

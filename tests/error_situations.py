@@ -1253,6 +1253,7 @@ The classes say what kind of mistake it is, and are also Python's own, so that `
 | `InputError` | `ValueError` | an argument is not what the function needs |
 | `TraceError` | `RuntimeError` | the model cannot be run to be analyzed |
 | `PlanError` | `ValueError` | a plan cannot be made, or is not for this model |
+| `NoFloat64Error` | `PlanError`, `ValueError` | an operation does not run in float64, in which models are compared |
 | `VerificationError` | `RuntimeError` | a slim model is not the masked original, or nothing shows that it is |
 | `LoadError` | `ValueError` | files are damaged, or not for what they are loaded into |
 | `SaveError` | `ValueError`, `OSError` | files cannot be written (a full disk), or not so that they can be read again |

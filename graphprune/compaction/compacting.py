@@ -18,6 +18,7 @@ from graphprune.compaction.search import ZeroSearch
 from graphprune.errors import ChannelsKeptWarning, InputError, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.planning.chosen_channels import masked_units
+from graphprune.pruning.no_float64 import float64_required
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
@@ -61,6 +62,7 @@ def compact(
 
     Raises:
         InputError: an argument is not what it must be, or there are no weights (``meta``).
+        NoFloat64Error: an operation of the model does not run in float64 on the CPU.
         TraceError: the model failed in ``forward``.
 
     Warns:
@@ -134,7 +136,8 @@ def _search(
     _clear(graph, limits)
     search = ZeroSearch(graph, outputs, hidden_entries(model), limits, narrower)
     if graph.groups:
-        search.run()
+        with float64_required(graph):
+            search.run()
     return search
 
 

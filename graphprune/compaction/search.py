@@ -22,7 +22,7 @@ from graphprune.planning.translation import responsible
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import wide_module, widened_tensor
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.rules.labels import LabeledTensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.running import Outputs

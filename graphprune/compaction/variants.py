@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.pruning.float64 import widened_tensor
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors

@@ -25,7 +25,8 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.configured import ATTRIBUTE, Column
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Mask
-from graphprune.utils.modules import first_names, tables
+from graphprune.utils.modules import tables
+from graphprune.utils.tied_names import first_names
 
 _NUMBER = re.compile(r"(?<![^.])(\d+)(?![^.:\[#])")
 """A component of a path that is a number."""

@@ -12,7 +12,8 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.checks import did_you_mean, found_value, shown, with_article
-from graphprune.utils.modules import first_name, named_modules, named_tensors
+from graphprune.utils.modules import named_modules, named_tensors
+from graphprune.utils.tied_names import first_name
 
 
 @dataclass(frozen=True)

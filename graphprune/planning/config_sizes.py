@@ -27,7 +27,8 @@ from graphprune.tracing.configured import (
     rebuilt,
 )
 from graphprune.tracing.size_places import SizePlace
-from graphprune.utils.modules import first_names, tables, within
+from graphprune.utils.modules import tables, within
+from graphprune.utils.tied_names import first_names
 
 CONFIG = "config."
 """Where a model has its configuration."""

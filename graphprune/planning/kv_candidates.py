@@ -18,7 +18,8 @@ from graphprune.planning.unread_sizes import Attribute, attributes_in, is_inside
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.configured import Columns, Refused, columns, config_fields, config_of, rebuilt
 from graphprune.tracing.size_places import SizePlace, attributes_held
-from graphprune.utils.modules import first_names, named_modules, tables
+from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.tied_names import first_names
 
 MOST_WAYS = 256
 """So many ways to change numbers are tried at most."""

@@ -31,6 +31,7 @@ from graphprune.utils.checks import found_value
 from graphprune.utils.global_state import changing_globals
 from graphprune.utils.modules import named_modules, tables
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
+from graphprune.utils.tied_names import later_names
 
 KV_HEADS = "kv_heads"
 """Where :attr:`Plan.requested` has the number of heads that are left by merging."""
@@ -198,9 +199,16 @@ def _tried(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> _Fittin
 def _outline(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> Plan:
     """A plan with the sizes of a candidate, and the first rows in the place of means."""
     kept = {axis.parameter: {axis.dim: np.arange(n, dtype=np.int64)} for axis, n in candidate.lengths.items()}
-    shapes = known_shapes(tables(graph.model), kept, graph.trace.modules)
-    inputs = input_specs(graph.examples)
-    return Plan(kept, shapes, candidate.sizes, (), {KV_HEADS: kv_heads}, unread=candidate.unread, inputs=inputs)
+    return Plan(
+        kept,
+        known_shapes(tables(graph.model), kept, graph.trace.modules),
+        candidate.sizes,
+        (),
+        {KV_HEADS: kv_heads},
+        unread=candidate.unread,
+        inputs=input_specs(graph.examples),
+        tied=later_names(graph.model),
+    )
 
 
 def _analyzed(graph: Analysis, plan: Plan) -> Analysis | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from graphprune.calibration.statistics import Statistics
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import InputError, NoFloat64Error, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
@@ -234,10 +234,17 @@ class _Attempt:
         Raises:
             PlanError: the program is another one even if nothing is removed.
             InputError: what picks from results fails on those in float64.
+            NoFloat64Error: the model cannot be compared in float64.
         """
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
         if unchanged is not None and isinstance(unchanged.cause, InputError):  # of outputs=, which cannot be compared
+            raise unchanged.cause
+        if (
+            unchanged is not None
+            and isinstance(unchanged.cause, NoFloat64Error)
+            and not packed_layer(self.setup.graph.model)
+        ):
             raise unchanged.cause
         if unchanged is not None:
             raise _unchecked(self.setup, unchanged) from unchanged.cause
@@ -271,8 +278,20 @@ class _Attempt:
         return record_choice(self.setup, self.selection, why)
 
 
-def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
-    """The error of a program that is another one already where no channel is removed."""
+def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError | InputError:
+    """The error of a program that is another one already where no channel is removed.
+
+    What picks from results, or an operation, that fails in float64 raises the right one.
+    """
+    cause, packed = difference.cause, packed_layer(setup.graph.model)
+    if isinstance(cause, InputError) or (isinstance(cause, NoFloat64Error) and not packed):
+        return cause
+    error = _unchecked_program(setup, difference, packed)
+    error.__cause__ = cause
+    return error
+
+
+def _unchecked_program(setup: PlanSetup, difference: ProgramDifference, packed: str | None) -> PlanError:
     if setup.skipped:
         return PlanError(
             f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}",
@@ -281,7 +300,7 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             needed="blocks without which the rest runs as before",
             do="ask for a smaller depth=, or leave it out",
         )
-    if packed := packed_layer(setup.graph.model):
+    if packed:
         return PlanError(
             f"model: layers of {type(setup.graph.model).__name__} are quantized, with which no plan can be checked",
             where=packed,
@@ -372,6 +391,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
         inputs=inputs,
         zeroed=setup.zeroed,
         results=setup.graph.results_of(setup.skipped, setup.zeroed),
+        tied=setup.tied,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.call_list import NODES, Node, operands
+from graphprune.tracing.opaque import is_opaque
 from graphprune.tracing.running import Replay
 from graphprune.tracing.sizes import Line
 from graphprune.utils.operators import short_name
@@ -146,7 +147,7 @@ class _Signature:
 def _signature_of(op: Any) -> _Signature:
     known = rule_of(op)
     sized = known is not None and known.resize is not None
-    arguments = list(enumerate(op._schema.arguments))
+    arguments = [] if is_opaque(op) else list(enumerate(op._schema.arguments))
     numbers = tuple((i, a.name, a.default_value) for i, a in arguments if not sized or _takes_number(a.type))
     sizes = tuple(i for i, a in arguments if sized and str(a.type).startswith(_SIZES) and a.name not in _NO_SIZES)
     return _Signature(short_name(op), has_trait(op, *_LAYOUT), numbers, sizes)

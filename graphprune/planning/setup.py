@@ -36,6 +36,7 @@ from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import with_article
 from graphprune.utils.modules import class_name, named_modules, tables
+from graphprune.utils.tied_names import later_names
 
 PROTECTED = 0.5
 """Protected first and last layers lose this much of what the others lose."""
@@ -91,6 +92,11 @@ class PlanSetup:
     def groups(self) -> tuple[Group, ...]:
         """What can be removed."""
         return self.graph.units.groups
+
+    @cached_property
+    def tied(self) -> dict[str, str]:
+        """The other names of tied tensors, as in a :class:`graphprune.Plan`."""
+        return later_names(self.graph.model)
 
     @property
     def frozen_parts(self) -> FrozenParts:

@@ -27,7 +27,14 @@ from graphprune.pruning.plan import Plan
 from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall
-from graphprune.tracing.size_places import attributes_held, is_container, is_integer, is_plain_object, steps_into
+from graphprune.tracing.size_places import (
+    attributes_held,
+    dict_behind,
+    is_container,
+    is_integer,
+    is_plain_object,
+    steps_into,
+)
 from graphprune.tracing.sizes import attributes_of
 from graphprune.utils.arrays import Mask
 from graphprune.utils.modules import Modules, named_modules
@@ -152,7 +159,9 @@ def _integers(value: Any, name: str, path: str, owner: str, known: set[int]) -> 
         if value and all(map(is_integer, value)) and name.isidentifier():
             whole = ((i, int(v)) for i, v in enumerate(value) if v > 1)
             yield from (Attribute(f"{path}[{i}]", name, v, owner) for i, v in whole)
-    elif (isinstance(value, dict) or is_plain_object(value)) and id(value) not in known:
+    elif (table := dict_behind(value)) is not None or is_plain_object(value):
+        if id(value) in known or id(table) in known:
+            return
         known.add(id(value))
         for step, item in steps_into(value) if not _is_vocabulary(value) else ():
             yield from _integers(item, step.strip(".[]'"), path + step, owner, known)
@@ -160,7 +169,7 @@ def _integers(value: Any, name: str, path: str, owner: str, known: set[int]) -> 
 
 def _is_vocabulary(value: Any) -> bool:
     """Is it a dictionary that numbers its keys, as those of labels and of words do?"""
-    numbers = list(dict.values(value)) if isinstance(value, dict) else []
+    numbers = list(dict.values(dict_behind(value) or {}))
     return bool(numbers) and all(map(is_integer, numbers)) and set(numbers) == set(range(len(numbers)))
 
 

@@ -5,9 +5,9 @@ In reading order: ``plan`` (what is kept), with ``plan_json`` and ``runs`` (as t
 ``shared_memory`` (what it separates), ``skip`` (blocks), ``attention``; ``optimizer``, ``optimizer_state`` and
 ``fresh_state`` (amid training); ``state_dict`` (weights without their model), ``resuming`` (saved plans); ``token_map``
 (which words of a vocabulary stay); ``verification``, with ``masked`` with ``repeated_entries``, ``averaged`` (merged
-heads), ``float64``, ``own_types`` and ``comparison`` (the proof), ``perturbation`` (what zeros hide),
-``weight_statistics`` (norms of weights), ``slim_factors``, ``random_draws`` and ``later_tensors`` (what differs from
-run to run).
+heads), ``float64``, ``wide_run``, ``own_types``, ``no_float64`` and ``comparison`` (the proof), ``perturbation`` (what
+zeros hide), ``weight_statistics`` (norms of weights), ``slim_factors``, ``random_draws`` and ``later_tensors`` (what
+differs from run to run).
 
 Words: docs/glossary.md.
 """

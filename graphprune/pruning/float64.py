@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
 from graphprune.tracing.opaque import is_opaque
+from graphprune.tracing.written_parameters import IN_PLACE
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.float_types import is_float_type
 from graphprune.utils.global_state import changing_globals, patched
@@ -104,10 +104,6 @@ def in_float64(as_default: bool = True) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-_IN_PLACE = re.compile(r"[a-z0-9]_$|^__(set|i\w+__)")
-"""Names of functions that write to their first argument."""
-
-
 class WideArguments(FunctionMode):
     """What functions of torch are given in float64 in the place of what the program gives them.
 
@@ -122,7 +118,7 @@ class WideArguments(FunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if len({t.dtype in WIDE for t in tensors_of((args, kwargs)) if t.is_floating_point()}) > 1:
-            first = args[:1] if _IN_PLACE.search(getattr(func, "__name__", "")) else map_tensors(_wide, args[:1])
+            first = args[:1] if IN_PLACE.search(getattr(func, "__name__", "")) else map_tensors(_wide, args[:1])
             args, kwargs = (*first, *map_tensors(_wide, args[1:])), map_tensors(_wide, kwargs)
         if func in (F.rms_norm, torch.rms_norm):
             given = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | kwargs

@@ -396,12 +396,16 @@ def _fits(labels: LabeledTensor | None, shape: torch.Size) -> bool:
 
 
 def _did_the_same(known: Trace, trace: Trace) -> bool:
-    """Did both evaluations call the same operations with the same operands and the same numbers?"""
+    """Did both evaluations call the same operations with the same operands and the same numbers?
+
+    Each copy of a model draws from a copy of its generators.
+    """
     both = known.evaluated_nodes, trace.evaluated_nodes
     number = {node: i for nodes in both for i, node in enumerate(nodes)}
 
     def calls(nodes: list[fx.Node]) -> list[str]:
-        named = (fx.node.map_arg((n.args, n.kwargs), lambda a: f"%{number[a]}") for n in nodes)
+        given = (replaced(lambda _: "generator", (n.args, n.kwargs), torch.Generator) for n in nodes)
+        named = (fx.node.map_arg(arguments, lambda a: f"%{number[a]}") for arguments in given)
         return [f"{n.op} {n.target} {arguments}" for n, arguments in zip(nodes, named, strict=True)]
 
     return calls(both[0]) == calls(both[1])

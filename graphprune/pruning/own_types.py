@@ -43,7 +43,7 @@ def require_runs(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of any kind, as forward is the user's
-        if _fails(dense, dense_calls):
+        if fails(dense, dense_calls):
             return
         raise PlanError(
             f"slim: {type(slim).__name__}.forward failed on the example inputs in its own types: {error}",
@@ -58,7 +58,7 @@ def _types(model: nn.Module) -> set[torch.dtype]:
     return {parameter.dtype for parameter in model.parameters()}
 
 
-def _fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
+def fails(model: nn.Module, calls: Sequence[MethodCall]) -> bool:
     """Does a model fail in its own types, as a half-precision one does where the device has no kernels for that?"""
     try:
         _run(model, calls)

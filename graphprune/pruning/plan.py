@@ -87,7 +87,8 @@ class Plan(Printed):
         kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
             else goes with a weight, such as an adapter that was trained for the dense model, is cut by
             ``kept["layer.weight"][0]`` along the layer's outputs and ``kept["layer.weight"][1]`` along its inputs.
-        shapes: the original shape of every parameter and buffer.
+            Of tied parameters, and of those of a module with several paths, it has the first name.
+        shapes: the original shape of every parameter and buffer, by its first name.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
         skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks` and
@@ -105,6 +106,8 @@ class Plan(Printed):
             of results in their tuple (0: a tensor alone); the others are whole blocks.
         results: those of the whole blocks that return a tuple, with the number of results in it; the first is their
             input, the others are None.
+        tied: the other names of parameters and buffers, with the first one of each:
+            ``plan.kept[plan.tied["lm_head.weight"]]``.
     """
 
     kept: Kept
@@ -120,6 +123,7 @@ class Plan(Printed):
     merged: Merged = field(default_factory=dict)
     zeroed: Mapping[str, int] = field(default_factory=dict)
     results: Mapping[str, int] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -134,10 +138,15 @@ class Plan(Printed):
         return json.dumps(self.to_data(), sort_keys=True)
 
     def mask(self, name: str) -> Tensor:
-        """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
-        shape = self._dense_shape(name)
+        """Which entries of a parameter or buffer, by any of its names, survive. BoolTensor of its original shape.
+
+        Raises:
+            InputError: the plan knows none of this name.
+        """
+        first = self._first_name(name)
+        shape = self.shapes[first]
         mask = torch.full(shape, not within(name, self.skipped), device="cpu")
-        for dim, index in self.kept.get(name, {}).items():
+        for dim, index in self.kept.get(first, {}).items():
             alive = torch.zeros(shape[dim], dtype=torch.bool, device="cpu")
             alive[torch.from_numpy(np.ascontiguousarray(index))] = True
             mask &= alive.view([-1 if d == dim else 1 for d in range(len(shape))])
@@ -200,7 +209,7 @@ class Plan(Printed):
         if rename is not None:
             check_callable("rename", rename, "a function (name) -> name", takes="name")
         renamed = rename if rename is not None else str
-        return cut_state_dict(state, self.kept, self.shapes, self.skipped, prefix, renamed, self.merged)
+        return cut_state_dict(state, self.kept, self.shapes, self.skipped, prefix, renamed, self.merged, self.tied)
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read.
@@ -230,27 +239,32 @@ class Plan(Printed):
         return sizes
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The slim shape of a parameter or buffer."""
-        dense = self._dense_shape(name)
-        kept = self.kept.get(name, {})
-        return tuple([len(kept[d]) if d in kept else n for d, n in enumerate(dense)])
+        """The slim shape of a parameter or buffer, by any of its names.
 
-    def _dense_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a parameter or buffer before pruning.
+        Raises:
+            InputError: the plan knows none of this name.
+        """
+        first = self._first_name(name)
+        kept = self.kept.get(first, {})
+        return tuple([len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[first])])
+
+    def _first_name(self, name: str) -> str:
+        """The name that the plan has of a parameter or buffer with this one.
 
         Raises:
             InputError: the plan knows none of this name.
         """
         check_type("name", name, str, "the name of a parameter or buffer")
-        if name not in self.shapes:
+        first = self.tied.get(name, name)
+        if first not in self.shapes:
             raise InputError(
                 f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
-                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
+                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, [*self.shapes, *self.tied])}",
                 found=f"the name {name!r}",
-                needed=f"one of the {len(self.shapes)} names in plan.shapes",
-                do="name it as model.state_dict() of the dense model does; of tied ones, the plan has the first name",
+                needed=f"one of the {len(self.shapes)} names in plan.shapes, or another name of a tied one",
+                do="name it as model.state_dict() of the dense model does",
             )
-        return self.shapes[name]
+        return first
 
     @property
     def removed(self) -> dict[str, tuple[int, tuple[int, ...]]]:
@@ -326,6 +340,7 @@ class Plan(Printed):
                 inputs=self.inputs,
                 zeroed=dict(self.zeroed),
                 results=dict(self.results),
+                tied=dict(self.tied),
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
                 merged={n: {d: tuple(map(Runs.of, many)) for d, many in ds.items()} for n, ds in self.merged.items()},
             )
@@ -356,6 +371,7 @@ class Plan(Printed):
             },
             zeroed=found.zeroed,
             results=found.results,
+            tied=found.tied,
         )
 
 

@@ -71,6 +71,7 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     merged: dict[str, dict[int, tuple[Runs, ...]]] = {}
     zeroed: dict[str, Annotated[int, Meta(ge=0, le=MOST_RESULTS)]] = {}
     results: dict[str, Annotated[int, Meta(ge=1, le=MOST_RESULTS)]] = {}
+    tied: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         _check_json("requested", self.requested, DEEPEST)
@@ -85,6 +86,9 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         for path in self.results:
             if path not in self.skipped or path in self.zeroed:
                 raise ValueError(f"results: {path!r} is not among the whole blocks in skipped")
+        for name, first in self.tied.items():
+            if name in self.shapes or first not in self.shapes:
+                raise ValueError(f"tied: {name!r} is no other name of {first!r}, one of those in shapes")
         for name, shape in self.shapes.items():
             if math.prod(shape) > MOST_ENTRIES:
                 raise ValueError(f"shapes: {name!r} has {list(shape)}, needed are at most {MOST_ENTRIES} entries")
@@ -194,7 +198,7 @@ def read_plan_data(data: object, what: str) -> PlanData:
 def write_plan_data(data: PlanData) -> dict[str, Any]:
     """The inverse of :func:`read_plan_data`."""
     written: dict[str, Any] = msgspec.to_builtins(data, str_keys=True, enc_hook=_written)
-    for name in ("merged", "results"):  # of few plans
+    for name in ("merged", "results", "tied"):  # of few plans
         if not written[name]:
             del written[name]
     return written

@@ -25,6 +25,7 @@ def cut_state_dict(
     prefix: str,
     rename: Renaming,
     merged: Merged,
+    tied: Mapping[str, str],
 ) -> OrderedDict[str, Any]:
     """The entries of a state dict under their own names, cut; those of blocks that are left out are not there.
 
@@ -32,29 +33,31 @@ def cut_state_dict(
     tensors (``get_extra_state``), of which the plan knows nothing.
 
     Args:
-        state: tensors by name. Of tied ones, which are one tensor under several names, the plan knows one name.
+        state: tensors by name. Tied ones may be one tensor under names that are not in ``tied``.
         kept: by the name of a tensor, what survives of it.
         shapes: of all tensors of the model, before.
         skipped: blocks that are left out.
         prefix: what the names of the model's entries begin with.
         rename: the name in the model for the rest of such a name.
         merged: by the name of a tensor, what is merged into the entries that survive.
+        tied: the other names of tensors in ``shapes``, with the first one of each.
 
     Raises:
         InputError: an entry is no tensor, is called like nothing in the model, or has another shape, or none has the
             prefix.
     """
     names = _names_in_model(state, prefix, rename)
-    known = {_identity(state[entry]): own for entry, own in names.items() if own in shapes}
+    firsts = {entry: tied.get(own, own) for entry, own in names.items()}
+    known = {_identity(state[entry]): first for entry, first in firsts.items() if first in shapes}
     found: OrderedDict[str, Any] = OrderedDict()
     for entry, tensor in state.items():
         if entry not in names:
             found[entry] = tensor
             continue
-        own = names[entry]
-        if within(own, skipped):
+        if within(names[entry], skipped):
             continue
-        name = own if own in shapes else known.get(_identity(tensor), own)
+        first = firsts[entry]
+        name = first if first in shapes else known.get(_identity(tensor), first)
         if name not in shapes and name.rpartition(".")[2] == _EXTRA_STATE_KEY_SUFFIX:
             found[entry] = tensor
             continue

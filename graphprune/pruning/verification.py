@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,31 +13,28 @@ from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.averaged import with_means
 from graphprune.pruning.comparison import difference
-from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
+from graphprune.pruning.float64 import reads_default_type, wide_module
 from graphprune.pruning.later_tensors import without_later_tensors
 from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries, tells_removed
+from graphprune.pruning.no_float64 import float64_required
 from graphprune.pruning.own_types import require_runs
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.pruning.weight_statistics import weight_statistics
+from graphprune.pruning.wide_run import run_slim
 from graphprune.tracing.inputs import MethodCall
-from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.outside_tensors import outside_kept
 from graphprune.tracing.places import raised_at
-from graphprune.tracing.running import Outputs, picked
-from graphprune.tracing.side_effects import nothing_kept
+from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.compiled import uncompiled
-from graphprune.utils.evaluation import eagerly
 from graphprune.utils.global_state import changing_globals, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
-from graphprune.utils.tree import dense_outputs
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,42 +107,6 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-@from_empty_tables
-@eagerly()
-def run_slim(
-    slim: nn.Module,
-    calls: Sequence[MethodCall],
-    draws: Sequence[Draw] = (),
-    outputs: Outputs | None = None,
-    as_default: bool = True,
-) -> list[Tensor]:
-    """The outputs of a module in evaluation mode and float64; the module is not changed.
-
-    Args:
-        slim: the module.
-        calls: what is run, one after the other.
-        draws: the random numbers that it gets; after them, it draws its own.
-        outputs: picks from the result what is returned; None: all tensors.
-        as_default: is float64 the default type meanwhile, in other threads too?
-
-    Raises:
-        InputError: ``outputs`` failed. Whatever ``forward`` raises is passed on.
-    """
-    module = wide_module(slim)
-    with ExitStack() as stack:
-        for context in (changing_globals(), random_numbers_kept(), nothing_kept(module), in_float64(as_default)):
-            stack.enter_context(context)
-        stack.enter_context(narrow_finfo(slim))
-        stack.enter_context(DrawsReplayed(draws))
-        results = [_run(module, call, outputs) for call in calls]
-    return list(dense_outputs(results))
-
-
-def _run(module: nn.Module, call: MethodCall, outputs: Outputs | None) -> Any:
-    result = call.mapped(widened_tensor, objects=True).run(module)
-    return result if outputs is None else picked(outputs, result, wide=True)  # which may compute, as forward does
-
-
 @leaves_torch_alone
 def verify(
     model: nn.Module,
@@ -172,7 +132,9 @@ def verify(
 
     Raises:
         InputError: the weights of one of the models are on ``meta``, or ``outputs`` failed on results in float64.
+        NoFloat64Error: an operation of the model does not run in float64 on the CPU.
         PlanError: the plan is not for this model, or the slim outputs differ in number or shape.
+        NoFloat64Error: an operation of the model does not run in float64 on the CPU.
     """
     for argument, module in (("model", model), ("slim", slim)):
         check_model(module, argument)
@@ -201,10 +163,10 @@ def compare_slim(
         slim_calls: what the slim model is given in the place of the examples, where its inputs mean other things.
 
     Raises:
-        InputError, PlanError: as for :func:`verify`.
+        InputError, PlanError, NoFloat64Error: as for :func:`verify`.
     """
     check = replace(_check_of(graph, slim, plan, outputs, tolerance), slim_calls=slim_calls or graph.examples)
-    with outside_kept(graph.trace.graph, graph.trace.constants):
+    with outside_kept(graph.trace.graph, graph.trace.constants), float64_required(graph):
         return _compared(check)
 
 
@@ -234,12 +196,13 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan, slim_calls:
         slim_calls: what the slim model is given in their place, where its inputs mean other things.
 
     Raises:
-        InputError, PlanError: as for :func:`verify`.
+        InputError, PlanError, NoFloat64Error: as for :func:`verify`.
     """
     check = replace(_check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0), slim_calls=slim_calls)
-    masked = check.masked_model()
-    outputs = surviving_entries(check.graph, plan, masked.outputs)
-    found = difference(outputs, check.slim_outputs(check.slim, masked)).relative
+    with float64_required(graph):
+        masked = check.masked_model()
+        outputs = surviving_entries(check.graph, plan, masked.outputs)
+        found = difference(outputs, check.slim_outputs(check.slim, masked)).relative
     check.require_runs()
     return found
 

@@ -14,7 +14,8 @@ from graphprune.errors import PlanError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import wide_module
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.no_float64 import float64_required
+from graphprune.pruning.wide_run import run_slim
 from graphprune.rotation.streams import Held, Stream, find_streams
 from graphprune.rotation.turned_weights import fold_gains, turn, with_tensors
 from graphprune.rules.labels import ParameterAxis
@@ -54,6 +55,7 @@ def rotate_streams(
 
     Raises:
         InputError: the weights are on ``meta``, or the model fails on a batch.
+        NoFloat64Error: an operation of the model does not run in float64 on the CPU.
         PlanError: no stream can be turned; the message says what holds the widest one.
         VerificationError: the outputs on the example inputs, in float64, are others.
     """
@@ -100,7 +102,8 @@ def _components(moments: Sequence[Tensor], width: int) -> Tensor:
 def _check_equal(graph: Analysis, rotated: nn.Module, outputs: Outputs | None) -> None:
     """Raise a VerificationError unless the outputs in float64 are those of the original."""
     pair = (wide_module(graph.model), rotated)
-    before, after = (run_slim(one, graph.examples, outputs=outputs) for one in pair)
+    with float64_required(graph):
+        before, after = (run_slim(one, graph.examples, outputs=outputs) for one in pair)
     apart = difference(before, after)
     if not apart.relative <= FARTHEST:
         raise VerificationError(

@@ -184,6 +184,21 @@ def embedding(call: Call, weight: LabeledTensor, indices: LabeledTensor, *_: Any
     return LabeledTensor(call.out, (*made, *arrays))
 
 
+@rule(
+    aten.embedding_renorm_.default,
+    samples=[sample(t(7, 4), ints(6, below=7), 1.0, 2.0)],
+    traits=[Trait.LOOKS_UP, Trait.KNOWS_INDEXES],
+)
+def embedding_renorm(call: Call, weight: LabeledTensor, indices: LabeledTensor, *_: Any) -> LabeledTensor:
+    """``max_norm`` of embeddings."""
+    if indices.indexed is not None:
+        weight = looked_up(call, weight, 0, indices.indexed)
+    _hold_rows(call, weight)
+    columns = LabeledTensor(weight.shape, tuple(weight.touching([1])))
+    call.freeze(columns, "max_norm makes rows shorter by their norm over all columns")
+    return weight
+
+
 def _hold_rows(call: Call, table: LabeledTensor) -> None:
     """The rows of a table stay, since they are looked up by number, unless it is that of a vocabulary."""
     if table.shape[0] != call.labels.vocabulary:

@@ -36,5 +36,9 @@ _RANDOM = (Trait.NO_VALUES,)
 @rule(aten.random_.to, aten.randint_like.default, samples=[sample(t(2, 6), 3)], traits=_RANDOM)
 @rule(getattr(aten.random_, "from"), aten.randint_like.low_dtype, samples=[sample(t(2, 6), 1, 3)], traits=_RANDOM)
 def draw(call: Call, *args: Any, generator: Any = None, **kwargs: Any) -> LabeledTensor:
-    """Those of a generator of its own are a table of numbers: fewer would be others."""
-    return drawn_from(call, elementwise(call, *args, **kwargs), generator)
+    """Those of a generator of its own are a table of numbers: fewer would be others.
+
+    ``poisson`` and the gamma distribution are given it by position.
+    """
+    given = generator or next((value for value in args if isinstance(value, torch.Generator)), None)
+    return drawn_from(call, elementwise(call, *args, **kwargs), given)

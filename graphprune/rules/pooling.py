@@ -11,7 +11,7 @@ from graphprune.rules.alignment import align
 from graphprune.rules.ending import ended, maps_over_space
 from graphprune.rules.labels import LabeledTensor
 from graphprune.rules.registry import Call, rule
-from graphprune.rules.samples import ints, sample, t
+from graphprune.rules.samples import fractions, ints, sample, t
 
 aten = torch.ops.aten
 
@@ -54,6 +54,26 @@ WAVE = t(2, 4, 6)
 
 
 VOLUME = t(2, 4, 4, 4, 4, labeled=[1])
+
+
+@rule(
+    aten.fractional_max_pool2d.default,
+    samples=[
+        sample(IMAGE, [2, 2], [3, 3], fractions(2, 4, 2)),
+        sample(t(4, 6, 6), [2, 2], [3, 3], fractions(1, 4, 2)),
+    ],
+)
+@rule(aten.fractional_max_pool3d.default, samples=[sample(VOLUME, [2, 2, 2], [2, 2, 2], fractions(2, 4, 3))])
+def over_random_windows(call: Call, x: LabeledTensor, size: Any, output: Any, drawn: LabeledTensor) -> Any:
+    """As ``over_space``; each channel has windows of its own, by random numbers. [n, channels, 2 or 3]"""
+    leading, space = x.ndim - drawn.shape[-1], (1,) * drawn.shape[-1]
+    numbers = ended(call, drawn, [-1], "places windows in space")
+    shape = (*drawn.shape[2 - leading : 2], *space)
+    arrays = [a.at(a.ids.reshape(*a.ids.shape[2 - leading : 2], *space)) for a in numbers.arrays]
+    both = (x, LabeledTensor(shape, tuple(arrays)))
+    return over_space(call, LabeledTensor(x.shape, tuple(align(call.labels, both, x.shape))))
+
+
 rule(aten.max_pool2d_with_indices.default, samples=[sample(IMAGE, [2, 2], [2, 2])])(over_space)
 rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labeled=[1]), [2, 2, 2])])(over_space)
 rule(aten.avg_pool1d.default, samples=[sample(WAVE, [2])])(over_space)

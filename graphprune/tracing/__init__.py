@@ -6,7 +6,7 @@ In reading order:
 - what is run instead of the user's model: ``model_copy``, with ``uncopied`` (attributes that cannot be copied),
   ``kept_tables`` and ``rebuilt_tensors`` (what earlier runs left in it);
 - what is restored afterwards: ``may_write``, ``containers``, ``outside_tensors`` and ``side_effects`` (what a program
-  keeps outside of its model), ``run_state`` (what a model keeps of its runs);
+  keeps outside of its model), ``run_state`` with ``written_parameters`` (what a model keeps of its runs);
 - the run: ``tracer``, with ``running``, ``recorded_runs``, ``further_calls`` (that read what earlier ones left),
   ``training_mode``, ``training_reads`` and ``reach`` (what only training does), ``made_parameters`` (layers that it
   builds), ``recorder`` (calls as nodes), ``places`` (lines of the user's source), ``call_list``, ``aliases``,

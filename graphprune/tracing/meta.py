@@ -37,7 +37,8 @@ class _Execution(NamedTuple):
         func: the operator, which is kept so that no other one gets its identity.
         needs_values: torch cannot run it on shapes alone. What it returns but for floats does not depend on their
             values.
-        changes_in_place: it is elementwise and in place: on shapes there is nothing to do.
+        changes_in_place: it is elementwise and in place, or fills its first argument with random numbers: on shapes
+            there is nothing to do. (Some of these torch does not run on shapes with a generator.)
         makes_new_tensors: it returns no view, writes to nothing and draws nothing: equal calls have equal results.
         writes_entries: it writes to entries of its first argument and returns that: a call that went well once does so
             again, and then there is nothing to do.
@@ -239,7 +240,8 @@ def _changes_in_place(func: Any) -> bool:
     first = func._schema.arguments[0] if func._schema.arguments else None
     if first is None or first.alias_info is None or first.name != "self":
         return False
-    return bool(first.alias_info.is_write and torch.Tag.pointwise in func.tags)
+    alone = {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded}
+    return bool(first.alias_info.is_write and not alone.isdisjoint(func.tags))
 
 
 def _writes_entries(func: Any) -> bool:

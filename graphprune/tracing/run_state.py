@@ -20,6 +20,7 @@ from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
 from graphprune.tracing.sizes import Size
+from graphprune.tracing.written_parameters import ParametersWatched
 from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
@@ -43,7 +44,8 @@ class RunState:
 
     Attributes:
         restores: put back everything but the values of tensors.
-        tensors: buffers and other tensors that are no parameters, with their memory and values, by identity.
+        tensors: buffers and other tensors, with their memory and values, by identity; of parameters those that a
+            program writes to.
     """
 
     restores: list[Restore] = field(default_factory=list)
@@ -78,6 +80,11 @@ class RunState:
             else:
                 self.restores += restores_of(value) if may_keep(value) else ()
 
+    def note_parameter(self, parameter: nn.Parameter) -> None:
+        """Remember what a parameter is before it is written to for the first time."""
+        if id(parameter) not in self.tensors:
+            self.tensors[id(parameter)] = TensorState.of(parameter)
+
     def _note_tensor(self, tensor: Tensor) -> None:
         fixed = tensor.is_meta or tensor.is_inference() or is_parameter(tensor)
         if not fixed and tensor.layout is torch.strided:
@@ -93,12 +100,19 @@ class RunState:
 
 @contextmanager
 def evaluating_unchanged(*models: nn.Module) -> Iterator[RunState]:
-    """:func:`evaluating_eagerly`, after which the models hold what they held; their parameters are left alone.
+    """:func:`evaluating_eagerly`, after which the models hold what they held. Of their parameters, those that their own
+    programs write to get their values back.
 
     The global generators of random numbers go on as if nothing had been drawn.
     The state that is yielded is told of buffers that are written to on purpose.
     """
-    with random_numbers_kept(), evaluating_eagerly(*models), runs_forgotten(*models) as state:
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    with (
+        random_numbers_kept(),
+        evaluating_eagerly(*models),
+        runs_forgotten(*models) as state,
+        ParametersWatched(parameters, state.note_parameter),
+    ):
         yield state
 
 

@@ -6,11 +6,15 @@ A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, `
 
 from __future__ import annotations
 
+import copy
+import gc
 import re
+from collections import ChainMap, UserDict, UserList
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +31,10 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
 
 _OWN = ("torch", "builtins", "collections")
 
-UNCHANGING = (tuple, slice)
+_HOLD_THEIRS = (UserDict, UserList, ChainMap)
+"""Classes of Python's that keep a container in an attribute."""
+
+UNCHANGING = (tuple, slice, MappingProxyType)
 """Kinds of holders that are replaced by others, as they cannot be written to."""
 _BOUNDS = ("start", "stop", "step")
 
@@ -88,14 +95,24 @@ def is_plain_object(value: Any) -> bool:
     """An instance of a user's class that keeps attributes, such as a configuration; of an enumeration all share it."""
     if isinstance(value, nn.Module | Tensor | type | tuple | Enum) or callable(value):
         return False
+    if isinstance(value, _HOLD_THEIRS):
+        return True
     slotted = bool(slots_of(value))
     return (hasattr(value, "__dict__") or slotted) and type(value).__module__.partition(".")[0] not in _OWN
 
 
 def is_container(value: Any) -> bool:
-    """A list or dictionary of a kind that can be written to, a tuple or a shape, of not too many entries."""
-    known = isinstance(value, dict | list) or type(value) in (tuple, torch.Size) or is_named_tuple(value)
+    """A list or dictionary of a kind that can be written to, a tuple, a shape or a read-only view of a dictionary, of
+    not too many entries."""
+    known = isinstance(value, list) or type(value) in (tuple, torch.Size) or is_named_tuple(value)
+    known = known or dict_behind(value) is not None
     return known and 0 < len(value) <= MOST_HELD
+
+
+def dict_behind(value: Any) -> dict[Any, Any] | None:
+    """A dictionary itself, or the one that a read-only view shows; None: it is neither."""
+    (table,) = gc.get_referents(value) if isinstance(value, MappingProxyType) else (value,)
+    return table if isinstance(table, dict) else None
 
 
 def is_named_tuple(value: Any) -> bool:
@@ -109,8 +126,9 @@ def steps_into(value: Any) -> list[tuple[str, Any]]:
         return [(step, bound) for step, bound in bounds if bound is not None]
     found: list[tuple[str, Any]] = []
     if is_container(value):
-        if isinstance(value, dict):
-            found += [(f"[{key!r}]", item) for key, item in dict.items(value) if _is_writable_key(key)]
+        table = dict_behind(value)
+        if table is not None:
+            found += [(f"[{key!r}]", item) for key, item in dict.items(table) if _is_writable_key(key)]
         else:
             found += [(f"[{i}]", item) for i, item in enumerate(value)]
     if is_plain_object(value):
@@ -130,6 +148,8 @@ def write(holder: Any, step: str, item: Any) -> Any:
     name, position, key = _parsed(step)
     if isinstance(holder, slice):
         return slice(*(item if bound == name else getattr(holder, bound) for bound in _BOUNDS))
+    if isinstance(holder, MappingProxyType):
+        return MappingProxyType(write(copy.copy(dict_behind(holder)), step, item))
     if name is not None:
         _write_attribute(holder, name, item)
     elif isinstance(holder, dict):
@@ -228,7 +248,7 @@ def _is_own(holder: Any, step: str) -> bool:
     if isinstance(holder, nn.Module):
         name = step.removeprefix(".")
         return name not in _MODULES_NAMES or (name in vars(holder) and name not in _MODULES_OWN)
-    return is_plain_object(holder) or isinstance(holder, dict | list | tuple | slice)
+    return is_plain_object(holder) or isinstance(holder, dict | list | tuple | slice | MappingProxyType)
 
 
 def _read(holder: Any, step: str) -> Any:

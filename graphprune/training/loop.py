@@ -25,7 +25,7 @@ from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective, ObjectiveState
-from graphprune.training.weight_sketch import WeightSketch, sketch_of, unlike
+from graphprune.training.weight_sketch import WeightSketch, other_weight, sketch_of
 from graphprune.utils.checks import found_value, is_number, shown, with_article
 from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
@@ -280,7 +280,7 @@ class Training:
         assert folder is not None
         if saved.begun is None or folder.resolve() in _trained_in.get(self.model, ()):
             return
-        other = unlike(saved.begun, self.model)
+        other = other_weight(saved.begun, self.model)
         if other is not None:
             raise LoadError(
                 f"checkpoint: {folder} is of a training that began with another model: {other} has other values",

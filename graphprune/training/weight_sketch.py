@@ -53,7 +53,7 @@ def _sketched(name: str, parameter: Tensor) -> WeightSketch:
     return WeightSketch(name, list(parameter.shape), float(values.sum()), float(values.square().sum().sqrt()))
 
 
-def unlike(kept: Sequence[WeightSketch], model: nn.Module) -> str | None:
+def other_weight(kept: Sequence[WeightSketch], model: nn.Module) -> str | None:
     """The first weight of a model that is not its sketch says; None: all may be the same."""
     own = sketch_of(model)
     if [one.name for one in own] != [one.name for one in kept]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -95,6 +95,7 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
         if getattr(_within, "public", False):
             return function(*args, **kwargs)
         thread, random, handled = _ThreadState.now(), random_state(), sys.exc_info()[1]
+        marks = [frozenset(table) for table in _HOOK_MARKS]
         try:
             _within.public = True
             return function(*args, **kwargs)
@@ -102,7 +103,7 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
             if not isinstance(error, Exception):
                 _end_contexts(error, handled)
             thread.put_back()
-            _remove_hooks_of(get_ident())
+            _remove_hooks_of(get_ident(), marks)
             pauses.end_all_of(get_ident())
             set_random_state(random)
             raise
@@ -156,15 +157,31 @@ class _ThreadState:
         torch.set_grad_enabled(self.gradients)
 
 
-def _remove_hooks_of(thread: int) -> None:
-    """Remove the hooks of all modules that objects of this package registered for a thread that is done."""
-    tables: Any = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
+_HOOK_MARKS = (
+    nn.modules.module._global_forward_hooks_with_kwargs,
+    nn.modules.module._global_forward_hooks_always_called,
+)
+"""How torch calls hooks of all modules, by their numbers. While there is a mark, it warns that there are hooks."""
+
+
+def _remove_hooks_of(thread: int, marks: Sequence[frozenset[int]]) -> None:
+    """Remove the hooks of all modules that objects of this package registered for a thread that is done.
+
+    Args:
+        thread: by its identity.
+        marks: those in each table of :data:`_HOOK_MARKS` that were there before. Others without a hook are left from
+            one whose removal a signal broke off.
+    """
+    hooks = nn.modules.module._global_forward_hooks
+    tables: Any = (nn.modules.module._global_forward_pre_hooks, hooks)
     for table in tables:
         for key, hook in list(table.items()):
             owner = getattr(hook, "__self__", None)
             if type(owner).__module__.startswith("graphprune.") and getattr(owner, "thread", None) == thread:
                 table.pop(key, None)
-                nn.modules.module._global_forward_hooks_with_kwargs.pop(key, None)
+    for marked, before in zip(_HOOK_MARKS, marks, strict=True):
+        for key in marked.keys() - before - hooks.keys():
+            marked.pop(key, None)
 
 
 @dataclass(frozen=True)

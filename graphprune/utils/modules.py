@@ -273,38 +273,6 @@ def _is_plain(value: Any, kinds: tuple[type, ...] = _PLAIN) -> bool:
     return isinstance(value, kinds)
 
 
-def first_names(own: Tables) -> dict[str, str]:
-    """For the name of every parameter and buffer, the first one that this tensor has."""
-    first: dict[int, str] = {}
-    named = (*own.parameters.items(), *own.buffers.items())
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
-
-
-def first_name(model: nn.Module, name: str) -> str:
-    """The first name of the module, parameter or buffer that has this one; of its axis (``"fc.weight[0]"``) as well.
-
-    Modules may be reached by several paths, and tensors be tied. A name of neither stays as it is.
-    """
-    whole, bracket, dim = name.partition("[")
-    path, _, attribute = whole.rpartition(".")
-    module, holder = _module_at(model, whole), _module_at(model, path)
-    held = {} if holder is None else {**vars(holder), **holder._buffers, **holder._parameters}
-    tensor = held.get(attribute)
-    if module is not None:
-        whole = next(known for known, other in named_modules(model) if other is module)
-    elif isinstance(tensor, Tensor):
-        whole = next(known for known, other in named_tensors(model) if other is tensor)
-    return f"{whole}{bracket}{dim}"
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module | None:
-    """The submodule that a path leads to, whether it is the first one or not; None: there is none."""
-    found: nn.Module | None = model
-    for name in path.split(".") if path else ():
-        found = found._modules.get(name) if found is not None else None
-    return found
-
-
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """All tensors by qualified name, parameters first; tied ones once, under their first name."""
     return tables(model).unique()

@@ -47,8 +47,9 @@ def output_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def dense_outputs(value: Any) -> Iterator[Tensor]:
-    """:func:`output_tensors` as they are compared: sparse ones as dense ones."""
-    return map(as_dense, output_tensors(value))
+    """:func:`output_tensors` as they are compared: sparse ones as dense ones, nested ones part by part."""
+    for tensor in output_tensors(value):
+        yield from tensor.unbind() if tensor.is_nested else (as_dense(tensor),)
 
 
 def as_dense(tensor: Tensor) -> Tensor:

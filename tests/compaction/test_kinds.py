@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import graphprune
 from graphprune.pruning.comparison import difference
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.tracing.inputs import MethodCall
 
 

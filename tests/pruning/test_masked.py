@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.pruning.masked import Masks, _run_and_record, run_masked_model
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
 

@@ -111,3 +111,44 @@ def test_draws_among_channels_stay() -> None:
     slim = plan.apply(model)
     assert slim.mean.in_features == model.mean.in_features
     assert graphprune.verify(model, slim, plan, X).passed
+
+
+class OwnGenerator(nn.Module):
+    """Adds noise of a generator of its own; the layer beside it can be pruned."""
+
+    def __init__(self, draw: Callable[[Tensor, torch.Generator], Tensor]) -> None:
+        super().__init__()
+        self.draw, self.noisy, self.generator = draw, nn.Linear(8, 6), torch.Generator().manual_seed(3)
+        self.beside = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.noisy(x)
+        return self.last(h + self.draw(h, self.generator)) + self.beside(x)
+
+
+GENERATED: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "normal": lambda h, g: torch.empty_like(h).normal_(generator=g),
+    "exponential": lambda h, g: torch.empty_like(h).exponential_(generator=g),
+    "cauchy": lambda h, g: torch.empty_like(h).cauchy_(generator=g),
+    "logarithms": lambda h, g: torch.empty_like(h).log_normal_(generator=g),
+    "trials": lambda h, g: torch.empty_like(h).geometric_(0.5, generator=g),
+    "rates": lambda h, g: torch.poisson(h.abs(), generator=g),
+    "counts": lambda h, g: torch.binomial(torch.full_like(h, 5.0), h.sigmoid(), generator=g),
+    "gamma": lambda h, g: torch._standard_gamma(h.abs() + 1.0, generator=g),
+    "a look at values": lambda h, g: torch.empty_like(h).uniform_(generator=g) if h.sum() > -1e9 else h,
+}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_noise_of_a_generator_of_its_own_stays(name: str) -> None:
+    """And no step draws from the generator of the user's model."""
+    model = OwnGenerator(GENERATED[name]).eval()
+    before = model.generator.get_state()
+    graph = graphprune.trace(model, X)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, X).passed
+    assert torch.equal(model.generator.get_state(), before)
+    assert slim.noisy.out_features == 6 and slim.beside[0].out_features == 8
+    assert "drawn by a generator of its own" in str(graph.why_frozen("noisy"))

@@ -16,7 +16,8 @@ import graphprune
 from graphprune.api import ChannelGraph
 from graphprune.pruning.masked import run_masked_graph
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import compare_slim, run_slim
+from graphprune.pruning.verification import compare_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit

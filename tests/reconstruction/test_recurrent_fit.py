@@ -66,7 +66,7 @@ def test_further_fits_bring_it_nearer(layer: type[nn.RNNBase], monkeypatch: pyte
     record = graphprune.reconstruct(slim, model, plan, [x])
     monkeypatch.setattr(layerwise, "settled", lambda one, *_: one.record)
     graphprune.reconstruct(other, model, plan, [x])
-    assert own_error(slim, model, plan, [x]) < 0.9 * own_error(other, model, plan, [x])
+    assert own_error(slim, model, plan, [x]) < 0.97 * own_error(other, model, plan, [x])
     (fitted,) = (one for one in record.repaired if one.name == WEIGHT)
     assert fitted.after < fitted.before
 

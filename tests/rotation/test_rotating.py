@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.errors import InputError, PlanError, VerificationError
 from graphprune.graph.analysis import analyze
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.wide_run import run_slim
 from graphprune.rotation import rotating
 from graphprune.rotation.streams import find_streams
 from graphprune.tracing.inputs import calls_of

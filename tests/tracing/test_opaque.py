@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -97,3 +98,35 @@ def test_what_becomes_nested_stays(middle: Callable[[Net, Tensor], Tensor]) -> N
     slim = plan.apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert (slim.enter.out_features, slim.second.out_features, slim.up.out_features) == (8, 16, 12)
+
+
+class Ragged(nn.Module):
+    """Returns nested tensors, and may take another way each time."""
+
+    def __init__(self, layout: torch.layout, steps: Callable[[], int] = lambda: 1) -> None:
+        super().__init__()
+        self.first, self.last, self.layout, self.steps = nn.Linear(6, 16), nn.Linear(16, 4), layout, steps
+
+    def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+        y = self.last(self.first(x).relu())
+        for _ in range(self.steps()):
+            y = y.sin()
+        return {"rows": [torch.nested.as_nested_tensor([y[:1], y[1:]], layout=self.layout), y]}
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_results_are_compared_part_by_part(layout: torch.layout) -> None:
+    net, x = Ragged(layout).eval(), torch.randn(3, 6)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    check = graphprune.verify(net, slim, plan, x)
+    assert check.passed and check.outputs == 3
+    with torch.no_grad():
+        slim.last.bias += 1e-3
+    assert not graphprune.verify(net, slim, plan, x).passed
+
+
+def test_nested_results_of_a_program_that_changes() -> None:
+    net = Ragged(torch.jagged, steps=lambda: int.from_bytes(os.urandom(2), "big") % 1000).eval()
+    with pytest.raises(graphprune.PlanError, match="does not do the same again"):
+        graphprune.trace(net, torch.randn(3, 6)).plan(0.5)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict, UserDict, UserList
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -84,6 +84,9 @@ HOLDERS: dict[str, Holder] = {
     "both, by key": (both, lambda c: c["heads"]),
     "nested": (lambda h: SimpleNamespace(a={"b": [0, (Named(h), None)]}), lambda c: c.a["b"][1][0].heads),
     "numbered": (lambda h: {0: h}, lambda c: c[0]),
+    "user's dictionary": (lambda h: UserDict(heads=h), lambda c: c["heads"]),
+    "user's list": (lambda h: UserList([h]), lambda c: c[0]),
+    "chain": (lambda h: ChainMap({}, {"heads": h}), lambda c: c["heads"]),
     "any key": (lambda h: {"the heads": h}, lambda c: c["the heads"]),
 }
 
@@ -159,6 +162,29 @@ def test_heads_are_found_in_what_a_layer_holds(name: str) -> None:
     assert type(read(slim.layers[0].held)) is int
     assert read(net.layers[0].held) == 4
     assert type(net.layers[0].held) is type(slim.layers[0].held)
+
+
+def test_heads_are_found_in_read_only_views(tmp_path: Path) -> None:
+    """Whose dictionaries others may hold: they get views of their own. Python cannot copy them."""
+    shared = MappingProxyType({"heads": 4, "inner": MappingProxyType({"all": (4,)})})
+    read = [lambda c: c["heads"], lambda c: c["inner"]["all"][0]]
+    net, x = Net(*[Attention(shared, one) for one in read]).eval(), torch.randn(2, 6, 5)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = graphprune.Plan.from_json(plan.to_json()).apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert [one(layer.held) for one, layer in zip(read, slim.layers, strict=True)] == [2, 2]
+    assert (shared["heads"], shared["inner"]["all"]) == (4, (4,))
+    graphprune.save(slim, tmp_path / "slim")
+    loaded = graphprune.load(tmp_path / "slim", Net(*[Attention(shared, one) for one in read]))
+    assert torch.equal(loaded.eval()(x), slim(x))
+
+
+def test_the_view_of_a_dictionary_that_follows_is_not_stale() -> None:
+    net = Net(Attention({"heads": 4}, lambda c: c["heads"])).eval()
+    net.layers[0].view = MappingProxyType(net.layers[0].held)
+    plan = graphprune.trace(net, torch.randn(2, 6, 5)).plan(0.5)
+    assert not plan.stale
+    assert plan.apply(net).layers[0].view["heads"] == 2
 
 
 class OfClass(nn.Module):

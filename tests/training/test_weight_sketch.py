@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphprune import finetune
 from graphprune.errors import LoadError
-from graphprune.training.weight_sketch import sketch_of, unlike
+from graphprune.training.weight_sketch import other_weight, sketch_of
 
 
 def made(seed: int = 0) -> nn.Module:
@@ -65,15 +65,15 @@ def test_entries_that_are_not_finite_do_not_tell(value: float) -> None:
     model = made()
     with torch.no_grad():
         model[0].weight[0, 0] = value
-    assert unlike(sketch_of(model), model) is None
-    assert unlike(sketch_of(model), made(2)) == "0.weight"
+    assert other_weight(sketch_of(model), model) is None
+    assert other_weight(sketch_of(model), made(2)) == "0.weight"
 
 
 def test_other_names_shapes_and_kinds() -> None:
     model = made()
-    assert unlike(sketch_of(model), nn.Sequential(nn.Linear(4, 8))) == "2.bias"
-    assert unlike(sketch_of(nn.Linear(4, 8)), nn.Linear(8, 4)) == "weight"
-    assert unlike(sketch_of(model.to("meta")), made().to("meta")) is None
+    assert other_weight(sketch_of(model), nn.Sequential(nn.Linear(4, 8))) == "2.bias"
+    assert other_weight(sketch_of(nn.Linear(4, 8)), nn.Linear(8, 4)) == "weight"
+    assert other_weight(sketch_of(model.to("meta")), made().to("meta")) is None
     assert sketch_of(nn.LazyLinear(3)) == []
     sparse = nn.Module()
     sparse.weight = nn.Parameter(torch.eye(3).to_sparse())

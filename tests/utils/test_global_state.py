@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 import graphprune
 from graphprune.tracing.opaque import ReadTensors
@@ -97,6 +99,35 @@ def test_a_signal_between_a_hook_and_its_context_leaves_none(name: str, monkeypa
     assert not (hooks._global_forward_pre_hooks or hooks._global_forward_hooks)
     assert not hooks._global_forward_hooks_with_kwargs
     assert graphprune.prune_model(model, 0.5, x)
+
+
+HOOK_TABLES = ("pre_hooks", "hooks", "hooks_with_kwargs", "hooks_always_called")
+
+
+@pytest.mark.parametrize("taken", range(1, 5))
+def test_a_signal_while_a_hook_is_removed_leaves_no_mark(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives while torch takes a hook from one of its tables after the other."""
+    model, x, module = nn.Linear(5, 3).eval(), torch.randn(2, 5), nn.modules.module
+    graphprune.trace(model, x)
+    tables = [getattr(module, f"_global_forward_{name}") for name in HOOK_TABLES]
+    before, removals = [dict(table) for table in tables], count(1)
+    remove = RemovableHandle.remove
+
+    def interrupted(handle: RemovableHandle) -> None:
+        number = next(removals)
+        if number == 2 and taken > 2:  # the hook is gone, and its mark is not
+            module._global_forward_hooks.pop(handle.id, None)
+        if number == 2 and taken > 3:
+            module._global_forward_hooks_always_called.pop(handle.id, None)
+        if number == min(taken, 2):
+            raise KeyboardInterrupt
+        remove(handle)
+
+    monkeypatch.setattr(RemovableHandle, "remove", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        graphprune.trace(model, x)
+    monkeypatch.undo()
+    assert [dict(table) for table in tables] == before
 
 
 def test_a_signal_while_a_mode_is_entered_leaves_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
