@@ -188,7 +188,7 @@ class TrainingOptions(OptionGroup):
         return WeightOptions()
 
     def arguments(self, weights: WeightOptions, note: Callable[[str], object]) -> dict[str, Any]:
-        """The keyword arguments of :func:`graphprune.finetune`, with these weights of the teacher, of which ``note`` is told."""
+        """Keyword arguments of :func:`graphprune.finetune`, given the teacher's weights; ``note`` is told ofthem."""
         same = "epochs steps lr optimizer schedule warmup weight_decay clip precision seed checkpoint every"
         found: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         for name in ("loss_fn", "evaluate"):

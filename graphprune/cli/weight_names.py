@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ _BESIDE = frozenset(("n_averaged",))
 """What ``torch.optim.swa_utils.AveragedModel`` keeps beside its module."""
 
 
-def unwrapped(state: dict[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
+def unwrapped(state: dict[str, Tensor], own: Set[str]) -> tuple[dict[str, Tensor], str]:
     """A state dict under the names of the model, as far as wrappers account for the difference.
 
     Wrappers of torch go from anywhere within names that the model does not have. Then a prefix goes that stands before
@@ -38,13 +38,13 @@ def unwrapped(state: dict[str, Tensor], own: Collection[str]) -> tuple[dict[str,
     return found, ", ".join(map(repr, left_out))
 
 
-def _without_wrappers(name: str, own: Collection[str]) -> str:
+def _without_wrappers(name: str, own: Set[str]) -> str:
     for wrapper in _WRAPPERS if name not in own else ():
         name = "".join(name.split(wrapper))
     return name
 
 
-def _prefix(names: Collection[str], own: Collection[str]) -> str:
+def _prefix(names: Set[str], own: Set[str]) -> str:
     """The one prefix with which the names of the model are those of the state dict; empty: there is none, or several.
 
     If none has all names, it is the one that all of the state dict begin with, as long as the model's do not.
@@ -59,11 +59,11 @@ def _prefix(names: Collection[str], own: Collection[str]) -> str:
     return "" if whole or own & names else _common(names - _BESIDE, own)
 
 
-def _common(names: Collection[str], own: Collection[str]) -> str:
+def _common(names: Set[str], own: Set[str]) -> str:
     """The whole parts of names that all begin with, and no name of the model."""
-    prefix, names = "", list(names)
-    while names:
-        part = names[0].removeprefix(prefix).partition(".")[0]
+    prefix, first = "", min(names, default="")
+    while first:
+        part = first.removeprefix(prefix).partition(".")[0]
         longer = f"{prefix}{part}."
         if not all(name.startswith(longer) for name in names) or any(name.startswith(longer) for name in own):
             break

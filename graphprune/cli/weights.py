@@ -32,8 +32,9 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
         model: what the weights are for.
         path: a ``.safetensors`` or ``torch.save`` file, an index of shards (``*.index.json``), or a folder that holds
             one of these. The state dict may be inside a checkpoint (``{"model": ...}``, ``{"state_dict": ...}``), and
-            its names may have what wrappers put before them (``module.``, ``model.``, ``_orig_mod.``). Masks of ``torch.nn.utils.prune``
-            (``weight_orig``, ``weight_mask``) are multiplied in, unless the model has them as well.
+            its names may have what wrappers put before them (``module.``, ``model.``, ``_orig_mod.``). Masks of
+            ``torch.nn.utils.prune`` (``weight_orig``, ``weight_mask``) are multiplied in, unless the model has them
+            as well.
 
     Returns:
         What was left out of the names (``'_orig_mod.', 'model.'``); empty: nothing.
@@ -84,6 +85,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         SpecError: it is missing, or holds no state dict.
     """
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise SpecError(
             f"the weights file {str(path)!r} does not exist",
@@ -92,10 +97,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             needed="a file of weights, or a folder with one",
             do="give the path of a .safetensors, .bin, .pt or .pth file",
         )
-    return _read(path)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         return _read(_in_folder(path))
     if path.name.endswith(".index.json"):
