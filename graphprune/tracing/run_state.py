@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
-from graphprune.tracing.side_effects import Restore, restores_of
+from graphprune.tracing.side_effects import Restore, outside_generators_kept, restores_of
 from graphprune.tracing.sizes import Size
 from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
@@ -95,10 +95,11 @@ class RunState:
 def evaluating_unchanged(*models: nn.Module) -> Iterator[RunState]:
     """:func:`evaluating_eagerly`, after which the models hold what they held; their parameters are left alone.
 
-    The global generators of random numbers go on as if nothing had been drawn.
+    Generators of random numbers go on as if nothing had been drawn: the global ones, and those of the user's program.
     The state that is yielded is told of buffers that are written to on purpose.
     """
-    with random_numbers_kept(), evaluating_eagerly(*models), runs_forgotten(*models) as state:
+    generators = random_numbers_kept(), outside_generators_kept(*models)
+    with generators[0], generators[1], evaluating_eagerly(*models), runs_forgotten(*models) as state:
         yield state
 
 

@@ -71,7 +71,7 @@ class Versions:
                     f"directory: {self.folder} holds {path.name!r}, which is not part of {self.what}; nothing was "
                     "changed",
                     where=str(path),
-                    found=f"{kind_of(path)} that is not part of {self.what}",
+                    found=f"{_found_at(path)} that is not part of {self.what}",
                     needed=f"a folder that is missing or empty, or that holds {self.what} alone",
                     do="pass a new or empty folder",
                 )
@@ -153,11 +153,11 @@ def found_instead(folder: Path) -> str:
     """What is there in place of a folder with versions, in words."""
     if folder.is_dir():
         links = [path for path in folder.glob("version-*") if path.is_symlink()]
-        return f"{kind_of(links[0])} in the place of {links[0].name}" if links else "a folder without a version"
-    return kind_of(folder) if os.path.lexists(folder) else "no such folder"
+        return f"{_found_at(links[0])} in the place of {links[0].name}" if links else "a folder without a version"
+    return _found_at(folder) if os.path.lexists(folder) else "no such folder"
 
 
-def kind_of(path: Path) -> str:
+def _found_at(path: Path) -> str:
     """What is at a path, in words."""
     if path.is_symlink():
         return f"a {'' if os.path.exists(path) else 'broken '}symbolic link to {os.readlink(path)}"
@@ -236,9 +236,9 @@ def _check_file(path: Path, known: FileSum) -> None:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise LoadError(
-            f"directory: {path} is no plain file, but {kind_of(path)}",
+            f"directory: {path} is no plain file, but {_found_at(path)}",
             where=str(path),
-            found=kind_of(path),
+            found=_found_at(path),
             needed=f"a plain file of {known.bytes} bytes, as it was written",
             do="put the file itself there; copy folders with their files, as 'cp -rL' does",
         )
