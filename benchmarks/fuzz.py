@@ -36,7 +36,8 @@ from graphprune.cli.data_files import read_records
 from graphprune.errors import InputError, LoadError
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.utils.folders import CHECKSUMS
-from graphprune.utils.tensor_files import INDEX, TensorFiles
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import TensorFiles
 from tests.damage import damaged_file, sum_of
 from tests.training_net import net, slim_net
 

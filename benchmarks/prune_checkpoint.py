@@ -31,7 +31,8 @@ from torch import Tensor
 
 import graphprune
 from benchmarks.common import quiet_one_thread, read_json, row, table, wide_console, write_json
-from graphprune.utils.tensor_files import INDEX, TensorFiles
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import TensorFiles
 
 GIGABYTE = 10**9
 

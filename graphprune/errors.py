@@ -139,8 +139,10 @@ def _user_call(frames: Iterable[tuple[FrameType, int]]) -> CallLine | None:
 
 def _short(file: str) -> str:
     """A path relative to the working directory, where it lies inside it."""
-    inside = os.path.join(os.getcwd(), "")
-    return file.removeprefix(inside)
+    try:
+        return file.removeprefix(os.path.join(os.getcwd(), ""))
+    except OSError:  # it was deleted meanwhile
+        return file
 
 
 class InputError(GraphpruneError, ValueError):

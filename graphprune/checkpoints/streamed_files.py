@@ -24,7 +24,8 @@ from graphprune.tracing.built_empty import build_empty
 from graphprune.utils.direct_file import DirectFile
 from graphprune.utils.files import to_disk
 from graphprune.utils.folders import FileSum
-from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, header_text
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import SINGLE, TensorFiles, header_text
 
 Parts = Callable[[Tensor], Iterable[Tensor]]
 """Gives the values of a tensor, in parts that follow each other."""

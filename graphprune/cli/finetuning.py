@@ -187,15 +187,15 @@ class TrainingOptions(OptionGroup):
             raise usage_error(f"--weights: are those of SPEC, and {self.teacher} has none; give --teacher-weights PATH")
         return WeightOptions()
 
-    def arguments(self, weights: WeightOptions) -> dict[str, Any]:
-        """The keyword arguments of :func:`graphprune.finetune`, with these weights of the teacher."""
+    def arguments(self, weights: WeightOptions, note: Callable[[str], object]) -> dict[str, Any]:
+        """Keyword arguments of :func:`graphprune.finetune`, given the teacher's weights; ``note`` is told ofthem."""
         same = "epochs steps lr optimizer schedule warmup weight_decay clip precision seed checkpoint every"
         found: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
         for name in ("loss_fn", "evaluate"):
             if getattr(self, name) is not None:
                 found[name] = load_reference(f"--{name.replace('_', '-')}", getattr(self, name))
         if self.teacher is not None:
-            found["teacher"] = weights.model_of(self.teacher).to(self.device)
+            found["teacher"] = weights.model_of(self.teacher, note).to(self.device)
             alpha = _ALPHA if self.alpha is None else self.alpha
             found["distill"] = graphprune.Distillation(temperature=self.temperature or _TEMPERATURE, alpha=alpha)
         return found
@@ -266,7 +266,7 @@ def finetune_command(
     calls = () if inputs is None else calls_of(inputs)
     batches, found = training.reader().read(network, start, calls, labels=True)
     out.note(f"data: {found}")
-    history = graphprune.finetune(network, batches, **training.arguments(weights), progress=not out.quiet)
+    history = graphprune.finetune(network, batches, **training.arguments(weights, out.note), progress=not out.quiet)
     _save(network.to("cpu"), output, slim, force)
     out.result(lambda: _parts(history, output), lambda: _data(start, history, output), output)
     return 0

@@ -44,7 +44,7 @@ def traced(
         pruned: it is to be pruned, so that weights matter.
     """
     with out.stage(f"building {spec}"):
-        model = given.model_of(spec, meta)
+        model = given.model_of(spec, out.note, meta)
     if pruned and not meta and given.weights is None and not given.pretrained and has_random_weights(spec):
         out.warn(f"{spec} has RANDOM weights, and so will the slim model; {TRAINED}")
     with out.stage(f"tracing {type(model).__name__}"):
@@ -60,7 +60,7 @@ def traced(
 def built(out: Output, spec: str, given: WeightOptions, meta: bool = False) -> nn.Module:
     """The model of a SPEC; what was found is said."""
     with out.stage(f"building {spec}"):
-        model: nn.Module = given.model_of(spec, meta)
+        model: nn.Module = given.model_of(spec, out.note, meta)
     out.note(f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}")
     return model
 

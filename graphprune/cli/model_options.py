@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,8 +73,12 @@ class WeightOptions(OptionGroup):
         if self.weights is not None and not self.weights.is_dir():
             raise usage_error(f"--weights: {self.weights} is a file; with --meta give a folder of safetensors")
 
-    def model_of(self, spec: str, meta: bool = False) -> Any:
-        """The model that a SPEC names with the weights that are asked for, in evaluation mode."""
+    def model_of(self, spec: str, note: Callable[[str], object], meta: bool = False) -> Any:
+        """The model that a SPEC names with the weights that are asked for, in evaluation mode.
+
+        Args:
+            note: is told of weights that the model has under other names.
+        """
         check_spec(spec)
         if self.pretrained and spec.partition(":")[0] not in PUBLISHED:
             raise usage_error(
@@ -85,7 +90,9 @@ class WeightOptions(OptionGroup):
 
         model = load_spec(spec, device="meta" if meta else None, pretrained=self.pretrained)
         if self.weights is not None and not meta:
-            load_weights(model, self.weights)
+            left_out = load_weights(model, self.weights)
+            if left_out:
+                note(f"{self.weights}: {left_out} was left out of the names of its tensors")
         return model.eval()
 
     def inputs(self, model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -43,8 +44,8 @@ class PrunableOptions(ModelOptions, BundleOptions):
             raise usage_error(f"--meta: {self.spec} is a slim model, which is loaded with its weights; leave it out")
         super().check_meta(meta, planned)
 
-    def model_of(self, spec: str, meta: bool = False) -> Any:
-        return self.load(spec) if is_bundle(spec) else super().model_of(spec, meta)
+    def model_of(self, spec: str, note: Callable[[str], object], meta: bool = False) -> Any:
+        return self.load(spec) if is_bundle(spec) else super().model_of(spec, note, meta)
 
     def inputs(self, model: Any) -> Any:
         """Those that are asked for, or such as a slim model was traced with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +10,45 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.cli.user_files import in_a_line
+from graphprune.cli.weight_names import unwrapped
 from graphprune.errors import SpecError
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.pickled_files import refused_object
 from graphprune.utils.prune_masks import without_masks
-from graphprune.utils.typed_json import convert_data, read_json
+from graphprune.utils.shard_index import read_index
 
 INSIDE = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
 """Under which names checkpoints hold the state dict of a model."""
-
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
-"""Prefixes that DataParallel, torch.compile and training loops put before the names of parameters."""
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "*.index.json")
 NAMES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> str:
     """Load a state dict into ``model``; runs no pickled code.
 
     Args:
         model: what the weights are for.
         path: a ``.safetensors`` or ``torch.save`` file, an index of shards (``*.index.json``), or a folder that holds
             one of these. The state dict may be inside a checkpoint (``{"model": ...}``, ``{"state_dict": ...}``), and
-            its names may begin with ``module.``, ``_orig_mod.`` or ``model.``. Masks of ``torch.nn.utils.prune``
-            (``weight_orig``, ``weight_mask``) are multiplied in, unless the model has them as well.
+            its names may have what wrappers put before them (``module.``, ``model.``, ``_orig_mod.``). Masks of
+            ``torch.nn.utils.prune`` (``weight_orig``, ``weight_mask``) are multiplied in, unless the model has them
+            as well.
+
+    Returns:
+        What was left out of the names (``'_orig_mod.', 'model.'``); empty: nothing.
 
     Raises:
         SpecError: the file is missing, holds no state dict, or one of other names or shapes than the model's.
     """
     path, own = Path(path), model.state_dict()
-    state = _without_wrappers(without_masks(read_state_dict(path), own.keys()), own.keys())
+    state, left_out = unwrapped(without_masks(read_state_dict(path), own.keys()), own.keys())
     try:
         model.load_state_dict(state)
     except Exception as error:
         raise _not_fitting(path, model, _difference(state, own) or in_a_line(error)) from error
+    return left_out
 
 
 def _not_fitting(path: Path, model: nn.Module, found: str) -> SpecError:
@@ -82,6 +85,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         SpecError: it is missing, or holds no state dict.
     """
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise SpecError(
             f"the weights file {str(path)!r} does not exist",
@@ -90,10 +97,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             needed="a file of weights, or a folder with one",
             do="give the path of a .safetensors, .bin, .pt or .pth file",
         )
-    return _read(path)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         return _read(_in_folder(path))
     if path.name.endswith(".index.json"):
@@ -128,19 +131,9 @@ def _in_folder(folder: Path) -> Path:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """All shards that an index names, which stand beside it."""
-    what, advice = f"{str(index)!r} is no index of shards", "pass the *.index.json that a library wrote"
-    places = convert_data(read_json(index, what, advice), dict[str, Any], what, advice).get("weight_map")
-    names = convert_data(places, dict[str, str], what, advice).values()
+    places = read_index(index, f"weights: {index}", "pass the *.index.json that a library wrote")
     state: dict[str, Tensor] = {}
-    for name in dict.fromkeys(names):
-        if Path(name).name != name:
-            raise SpecError(
-                f"{str(index)!r} names the shard {name!r}",
-                where=str(index),
-                found=f"the name {name!r}",
-                needed="a file beside the index",
-                do="write the index with names of files in the same folder",
-            )
+    for name in dict.fromkeys(places.values()):
         if not (index.parent / name).is_file():
             raise SpecError(
                 f"{str(index)!r} names the shard {name!r}, which does not exist",
@@ -224,14 +217,3 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
             do="save model.state_dict() with torch.save, and give that file",
         )
     return found
-
-
-def _without_wrappers(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """The state dict without prefixes that all its names have and no name of the model begins with."""
-    own = set(names)
-    while state and not own & state.keys():
-        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state

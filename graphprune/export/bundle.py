@@ -86,9 +86,9 @@ def save(
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
-    Warns of arrays of numpy, of modules in plain lists, of a ``forward`` that was set on a module, and of dictionaries,
-    nested lists and long texts that differ from what the class makes without arguments: a bundle holds parameters,
-    buffers, tensors, numbers, flags and short names.
+    Warns of arrays of numpy, of generators of random numbers, of modules in plain lists, of a ``forward`` that was set
+    on a module, and of dictionaries, nested lists and long texts that differ from what the class makes without
+    arguments: a bundle holds parameters, buffers, tensors, numbers, flags and short names.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.

@@ -8,32 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.utils.checks import check_count, found_value, number_and_unit
 from graphprune.utils.folders import ADVICE
-from graphprune.utils.tensor_files import INDEX, SINGLE, TENSOR_TYPES, header_text
-from graphprune.utils.typed_json import Count, convert_data, read_json
+from graphprune.utils.shard_index import INDEX, read_index
+from graphprune.utils.tensor_files import SINGLE, TENSOR_TYPES, header_text
 
 _SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-_LONGEST_INDEX = 1 << 27
-
-
-class _IndexMetadata(Struct, frozen=True):
-    total_size: Count = 0
-
-
-class _Index(Struct, frozen=True):
-    """The file in which each tensor is."""
-
-    weight_map: dict[str, str]
-    metadata: _IndexMetadata = _IndexMetadata()
 
 
 def read_size(name: str, value: object) -> int:
@@ -161,9 +147,8 @@ class ShardReader:
                 )
             return {files[SINGLE]: None}
         what = f"directory: {files[INDEX]}"
-        index = convert_data(read_json(files[INDEX], what, ADVICE, _LONGEST_INDEX), _Index, what, ADVICE)
         found: dict[Path, list[str] | None] = {}
-        for name, file in index.weight_map.items():
+        for name, file in read_index(files[INDEX], what, ADVICE).items():
             if file not in files or not file.endswith(".safetensors"):
                 raise LoadError(
                     f"{what}: names the file {file[:80]!r}, which is not one of the bundle's",

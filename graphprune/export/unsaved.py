@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from graphprune.export.structure import Structure, own_attributes
 from graphprune.tracing.rebuilt_tensors import is_set_when_built
 from graphprune.utils.modules import all_tensors, named_modules
+from graphprune.utils.random_state import GENERATORS
 
 
 def unsaved_values(model: nn.Module, structure: Structure) -> list[str]:
-    """Attributes that hold arrays of numpy, modules that are no submodules, or a forward that was set from outside:
-    their paths, and what they hold.
+    """Attributes that hold arrays of numpy, generators of random numbers, modules that are no submodules, or a forward
+    that was set from outside: their paths, and what they hold.
 
     What other objects hold (a trainer, a data set) does not count: nobody can tell what is the model's.
     """
@@ -40,22 +41,26 @@ def _forwards(module: nn.Module, name: str) -> list[str]:
 
 def _kinds(value: Any, known: set[int]) -> list[str]:
     """What of a value is lost, each kind once."""
-    kinds = (
-        "a numpy array" if isinstance(part, np.ndarray) else "a tensor in a list of modules"
-        for part in _parts(value, set())
-        if isinstance(part, np.ndarray) or id(part) not in known
-    )
+    kinds = (_kind(part) for part in _parts(value, set()) if not isinstance(part, Tensor) or id(part) not in known)
     return list(dict.fromkeys(kinds))
 
 
+def _kind(part: Any) -> str:
+    if isinstance(part, GENERATORS):
+        return "a generator of random numbers"
+    return "a numpy array" if isinstance(part, np.ndarray) else "a tensor in a list of modules"
+
+
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """The arrays and tensors in containers, modules and dataclasses, however deep."""
+    """The arrays, generators and tensors in containers, modules and dataclasses, however deep."""
     if id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, np.ndarray | Tensor):
         if not isinstance(value, np.ndarray) or value.dtype.kind in "biufc":
             yield value
+    elif isinstance(value, GENERATORS):
+        yield value
     elif isinstance(value, nn.Module):
         yield from (*value.parameters(), *value.buffers())
     elif isinstance(value, dict):

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import Unpack
 
-from graphprune.errors import MissingPackageError
+from graphprune.errors import LoadError, MissingPackageError
 from graphprune.integrations.callback import PreparedPruner, check_sparsifier, warn_of_unfinished
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
@@ -65,6 +67,7 @@ class PruningCallback(TrainerCallback):
         **options: Unpack[PlanArguments],
     ) -> None:
         self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
+        self._check = RemovableHandle(OrderedDict())
 
     @property
     def pruner(self) -> GradualPruner | None:
@@ -81,10 +84,16 @@ class PruningCallback(TrainerCallback):
         state = convert_data(read_json(Path(checkpoint) / STATE, what, advice), dict[str, Any], what, advice)
         self._prepared.resume(model, state, str(checkpoint))
 
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any) -> None:
+        """Until training begins, weights of other shapes are those of a checkpoint that was not resumed."""
+        self._check.remove()
+        self._check = held["model"].register_load_state_dict_pre_hook(_check_resumed)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any
     ) -> None:
         """The model and the optimizer are there."""
+        self._check.remove()
         self._prepared.begin(held["model"], [held["optimizer"]], args.world_size)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -101,6 +110,21 @@ class PruningCallback(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         text = json.dumps(self._prepared.state())
         replace_file(folder / STATE, partial(Path.write_text, data=text))
+
+
+def _check_resumed(module: nn.Module, weights: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """Raise a LoadError if weights are of other shapes than those of the model that a trainer loads them into."""
+    own = module.state_dict(prefix=prefix, keep_vars=True)
+    for name, tensor in weights.items():
+        if name in own and own[name].shape != tensor.shape:
+            raise LoadError(
+                f"checkpoint: {name} has shape {list(tensor.shape)}, but {list(own[name].shape)} in this "
+                f"{type(module).__name__}, which was not made as small as it was",
+                where=name,
+                found=f"shape {list(tensor.shape)}",
+                needed=f"shape {list(own[name].shape)}",
+                do="call resume(model, checkpoint) of the callback before trainer.train(resume_from_checkpoint=...)",
+            )
 
 
 class SparsityCallback(TrainerCallback):

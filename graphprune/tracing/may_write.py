@@ -12,19 +12,18 @@ import sys
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from random import Random
 from threading import local
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.utils.held import attribute_table, code_objects, globals_read, held_by_function, slot_values, slots_of
+from graphprune.utils.random_state import GENERATORS
 from graphprune.utils.reached_functions import CACHED, function_of, is_library, is_library_function
 
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
@@ -33,7 +32,7 @@ _MOST, _MOST_ENTRIES = 400, 5_000
 _KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
 _KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary, RemovableHandle)
 """Classes of Python's and torch's whose instances a program may keep something in."""
-_ARRAYS_AND_GENERATORS = (np.ndarray, torch.Generator, Random, np.random.Generator, np.random.RandomState)
+_ARRAYS_AND_GENERATORS = (np.ndarray, *GENERATORS)
 _LARGEST_ARRAY = 1 << 26
 """Bytes: a larger one outside of a model is data rather than what a program writes to."""
 _PASSED_OVER = (nn.Module, Tensor, BaseException)

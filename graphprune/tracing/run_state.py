@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
-from graphprune.tracing.side_effects import Restore, restores_of
+from graphprune.tracing.side_effects import Restore, outside_generators_kept, restores_of
 from graphprune.tracing.sizes import Size
 from graphprune.tracing.written_parameters import ParametersWatched
 from graphprune.utils.evaluation import evaluating_eagerly
@@ -103,12 +103,13 @@ def evaluating_unchanged(*models: nn.Module) -> Iterator[RunState]:
     """:func:`evaluating_eagerly`, after which the models hold what they held. Of their parameters, those that their own
     programs write to get their values back.
 
-    The global generators of random numbers go on as if nothing had been drawn.
+    Generators of random numbers go on as if nothing had been drawn: the global ones, and those of the user's program.
     The state that is yielded is told of buffers that are written to on purpose.
     """
     parameters = [parameter for model in models for parameter in model.parameters()]
     with (
         random_numbers_kept(),
+        outside_generators_kept(*models),
         evaluating_eagerly(*models),
         runs_forgotten(*models) as state,
         ParametersWatched(parameters, state.note_parameter),

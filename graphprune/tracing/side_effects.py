@@ -21,6 +21,7 @@ from graphprune.tracing.size_places import values_held
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
 from graphprune.utils.held import attribute_table, contents, global_names, held_functions, slot_values, slots_of
 from graphprune.utils.modules import Modules, tables
+from graphprune.utils.random_state import GENERATORS
 from graphprune.utils.reached_functions import CACHED, bases_of_users
 
 Restore = Callable[[], Any]
@@ -42,6 +43,22 @@ def restored_globals(submodules: Modules, holders: Modules) -> Iterator[list[Any
         for value in reached:
             _empty_cached_functions(value)
         yield reached
+    finally:
+        for restore in restores:
+            restore()
+
+
+@contextmanager
+def outside_generators_kept(*models: nn.Module) -> Iterator[None]:
+    """Generators of random numbers that models draw from and do not hold go on as if nothing had been drawn."""
+    restores: list[Restore] = []
+    for model in models:
+        own = tables(model)
+        functions = [function for _, function in held_functions(own.holders)]
+        reached = may_write_to(_classes(own.modules), functions, values_held(own.holders))
+        restores += [r for value in reached if isinstance(value, GENERATORS) for r in restores_of(value)]
+    try:
+        yield
     finally:
         for restore in restores:
             restore()
@@ -88,9 +105,11 @@ def _state_setter(value: Any) -> Restore | None:
     if isinstance(value, Random):
         return partial(value.setstate, value.getstate())
     if isinstance(value, np.random.RandomState):
-        return partial(value.set_state, value.get_state())
+        return partial(value.set_state, value.get_state(legacy=False))
     if isinstance(value, np.random.Generator):
-        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+        return _state_setter(value.bit_generator)
+    if isinstance(value, np.random.BitGenerator):
+        return partial(setattr, value, "state", value.state)
     if isinstance(value, np.ndarray) and value.flags.writeable:
         return partial(np.copyto, value, value.copy())
     return None

@@ -116,6 +116,7 @@ def make_folder(name: str, folder: Path) -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} may not be written to")
     except OSError as error:
+        check_links(name, folder)
         raise InputError(
             f"{name}: nothing can be written into {folder} ({error.strerror or error})",
             where=str(folder),
@@ -123,6 +124,19 @@ def make_folder(name: str, folder: Path) -> None:
             needed="a folder that can be made, and written to",
             do="give a path in a folder of your own",
         ) from error
+
+
+def check_links(name: str, folder: Path) -> None:
+    """Raise an InputError if a folder, or one that it lies in, is a symbolic link that leads nowhere."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not os.path.exists(path):
+            raise InputError(
+                f"{name}: {path} is a symbolic link that leads to nothing",
+                where=str(path),
+                found=f"a link to {os.readlink(path)}",
+                needed="a folder, or a link to one that is there",
+                do="delete the link, or make the folder that it leads to",
+            )
 
 
 def delete_folder(folder: Path) -> None:
@@ -175,7 +189,8 @@ def _hidden_prefix(name: str) -> str:
 
 
 def check_no_file(name: str, folder: Path) -> None:
-    """Raise an InputError if there is something else in the place of a folder."""
+    """Raise an InputError if there is something else in the place of a folder, or a link that leads nowhere."""
+    check_links(name, folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"{name}: {folder} is a file",

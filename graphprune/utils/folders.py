@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 import uuid
@@ -14,7 +15,15 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
-from graphprune.utils.files import delete_folder, exchange_folders, make_folder, to_disk, unused_path, writing
+from graphprune.utils.files import (
+    check_links,
+    delete_folder,
+    exchange_folders,
+    make_folder,
+    to_disk,
+    unused_path,
+    writing,
+)
 from graphprune.utils.folder_locks import only_writer
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -57,12 +66,12 @@ class Versions:
         for path in sorted(self.folder.iterdir()):
             leftover = path.name.startswith(_WRITING) and path.is_dir()
             known = leftover or (_is_version(path) and (path / self.marker).is_file())
-            if not known and path.exists():  # another writer may have removed it meanwhile
+            if not known and os.path.lexists(path):  # another writer may have removed it meanwhile
                 raise InputError(
                     f"directory: {self.folder} holds {path.name!r}, which is not part of {self.what}; nothing was "
                     "changed",
                     where=str(path),
-                    found=f"{'a folder' if path.is_dir() else 'a file'} that is not part of {self.what}",
+                    found=f"{_found_at(path)} that is not part of {self.what}",
                     needed=f"a folder that is missing or empty, or that holds {self.what} alone",
                     do="pass a new or empty folder",
                 )
@@ -101,7 +110,7 @@ class Versions:
             temporary.mkdir()
             write(temporary)
             finish_folder(temporary)
-            final = self.folder / _VERSION.format(number=max(map(_number, old), default=-1) + 1)
+            final = self.folder / _VERSION.format(number=self._next())
             temporary.rename(final)
             to_disk(self.folder)
             for path in old:  # renamed first, so that what is called a version is whole whenever this is interrupted
@@ -131,6 +140,11 @@ class Versions:
         version = self.latest()
         return version is not None and (version / self.marker).is_file()
 
+    def _next(self) -> int:
+        """The number of a version of which there is none, nor a link in its place."""
+        taken = [path for path in self.folder.glob("version-*") if _VERSIONS.fullmatch(path.name)]
+        return max(map(_number, taken), default=-1) + 1
+
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("version-*") if _is_version(path)]
 
@@ -138,8 +152,18 @@ class Versions:
 def found_instead(folder: Path) -> str:
     """What is there in place of a folder with versions, in words."""
     if folder.is_dir():
-        return "a folder without a version"
-    return "a file" if folder.exists() else "no such folder"
+        links = [path for path in folder.glob("version-*") if path.is_symlink()]
+        return f"{_found_at(links[0])} in the place of {links[0].name}" if links else "a folder without a version"
+    return _found_at(folder) if os.path.lexists(folder) else "no such folder"
+
+
+def _found_at(path: Path) -> str:
+    """What is at a path, in words."""
+    if path.is_symlink():
+        return f"a {'' if os.path.exists(path) else 'broken '}symbolic link to {os.readlink(path)}"
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.is_file() else "a device" if path.exists() else "nothing"
 
 
 class FileSum(Struct, frozen=True, forbid_unknown_fields=True):
@@ -186,6 +210,14 @@ def check_version(version: Path) -> dict[str, Path]:
                 needed="names of files that stand in the folder itself",
                 do=ADVICE,
             )
+        if not os.path.lexists(path):
+            raise LoadError(
+                f"{what}: {name!r} is missing",
+                where=str(path),
+                found="no such file",
+                needed=f"a file of {known.bytes} bytes, as it was written",
+                do=f"copy {name} there, or {ADVICE}",
+            )
         try:
             _check_file(path, known)
         except OSError as error:
@@ -204,11 +236,11 @@ def _check_file(path: Path, known: FileSum) -> None:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise LoadError(
-            f"directory: {path} is no plain file",
+            f"directory: {path} is no plain file, but {_found_at(path)}",
             where=str(path),
-            found="a link, a folder or a device",
+            found=_found_at(path),
             needed=f"a plain file of {known.bytes} bytes, as it was written",
-            do=ADVICE,
+            do="put the file itself there; copy folders with their files, as 'cp -rL' does",
         )
     if found.st_size != known.bytes:
         raise LoadError(
@@ -255,7 +287,8 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         InputError: there is something that this function did not write, or the process works in there.
         SaveError: the disk is full, or nothing may be written there.
     """
-    folder = folder.resolve()  # a link stays, and leads to the new one
+    folder = Path(os.path.realpath(folder))  # a link stays, and leads to the new one
+    check_links("directory", folder)  # such as one that leads to itself
     check_own_folder(folder)
     if Path.cwd().is_relative_to(folder):
         raise InputError(

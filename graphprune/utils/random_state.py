@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+"""Classes of objects that random numbers are drawn from."""
+
 WORD = 2**64
 """Seeds are taken modulo this, as torch takes negative ones."""
 

@@ -20,11 +20,10 @@ from msgspec import Struct
 from torch import Tensor
 
 from graphprune.errors import LoadError
-from graphprune.utils.typed_json import Count, convert_data, parse_json, read_json
+from graphprune.utils.shard_index import INDEX, read_index
+from graphprune.utils.typed_json import Count, convert_data, parse_json
 
 SINGLE = "model.safetensors"
-
-INDEX = "model.safetensors.index.json"
 
 TENSOR_TYPES = {
     torch.float64: "F64",
@@ -51,8 +50,6 @@ _DTYPES = {name: dtype for dtype, name in TENSOR_TYPES.items()}
 _LONGEST_HEADER = 100_000_000
 """Bytes of a header at most, as the safetensors library has it."""
 
-_LONGEST_INDEX = 1 << 27
-
 _MOST_DIMENSIONS = 64
 """Dimensions that torch's tensors have at most."""
 
@@ -65,12 +62,6 @@ class _Place(Struct, frozen=True):
     dtype: str
     shape: tuple[Count, ...]
     data_offsets: tuple[Count, Count]
-
-
-class _Index(Struct, frozen=True):
-    """The file in which each tensor is."""
-
-    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -186,7 +177,7 @@ class TensorFiles(Mapping[str, Tensor]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         index = self._index()
-        names = {SINGLE} if index is None else set(index.weight_map.values())
+        names = {SINGLE} if index is None else set(index.values())
         self.files = tuple(folder / name for name in sorted(names))
         self.stored: dict[str, StoredTensor] = {}
         for path in self.files:
@@ -195,7 +186,7 @@ class TensorFiles(Mapping[str, Tensor]):
                 _check_present(path, present, index)
             self.stored.update(present)
 
-    def _index(self) -> _Index | None:
+    def _index(self) -> dict[str, str] | None:
         """The index; None: there is a single file."""
         if not (self.folder / INDEX).is_file():
             if not (self.folder / SINGLE).is_file():
@@ -208,14 +199,14 @@ class TensorFiles(Mapping[str, Tensor]):
                 )
             return None
         what = f"weights: {self.folder / INDEX}"
-        index = convert_data(read_json(self.folder / INDEX, what, _ADVICE, _LONGEST_INDEX), _Index, what, _ADVICE)
-        for name in sorted(set(index.weight_map.values())):
-            if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
+        index = read_index(self.folder / INDEX, what, _ADVICE)
+        for name in sorted(set(index.values())):
+            if not name.endswith(".safetensors"):
                 raise LoadError(
-                    f"{what}: names the file {name[:80]!r}, which is not in the folder",
+                    f"{what}: names the file {name[:80]!r}, which is none of safetensors",
                     where=str(self.folder / INDEX),
                     found=repr(name[:80]),
-                    needed="names of safetensors files in the folder",
+                    needed="names of safetensors files",
                     do=_ADVICE,
                 )
         return index
@@ -230,9 +221,9 @@ class TensorFiles(Mapping[str, Tensor]):
         return len(self.stored)
 
 
-def _check_present(path: Path, present: Collection[str], index: _Index) -> None:
+def _check_present(path: Path, present: Collection[str], index: Mapping[str, str]) -> None:
     """Raise a LoadError if a tensor is not in the file that the index gives for it."""
-    missing = sorted(n for n, file in index.weight_map.items() if file == path.name and n not in present)
+    missing = sorted(n for n, file in index.items() if file == path.name and n not in present)
     if missing:
         raise LoadError(
             f"weights: {path}: has no {missing[0][:80]!r}, which {INDEX} says is in it ({len(missing)} such)",

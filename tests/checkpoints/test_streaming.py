@@ -32,7 +32,8 @@ from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.residence import MappedFiles
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.export.shards import read_size
-from graphprune.utils.tensor_files import INDEX, StoredTensor, TensorFiles, stored_tensors
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import StoredTensor, TensorFiles, stored_tensors
 
 SHARD = "10KB"
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from graphprune.cli.weights import load_weights
-from graphprune.errors import SpecError
+from graphprune.errors import LoadError, SpecError
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -60,6 +61,60 @@ def test_weights_inside_checkpoints_and_behind_prefixes(tmp_path, wrapped):
     assert torch.equal(source.weight, target.weight)
 
 
+class Backbone(nn.Module):
+    """Of names that begin with what wrappers use, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.head = nn.Linear(3, 2), nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("renamed", "left_out"),
+    [
+        (lambda name: name, ""),
+        (lambda name: f"backbone.{name}", "'backbone.'"),
+        (lambda name: f"model.{name}", "'model.'"),
+        (lambda name: f"module.model.{name}", "'module.model.'"),
+        (lambda name: name.replace("model.", "model._orig_mod."), "'_orig_mod.'"),
+        (lambda name: f"_fsdp_wrapped_module.{name}", "'_fsdp_wrapped_module.'"),
+        (lambda name: f"net._orig_mod.{name}", "'_orig_mod.', 'net.'"),
+        (lambda name: name.replace("head.", "head._checkpoint_wrapped_module."), "'_checkpoint_wrapped_module.'"),
+    ],
+)
+def test_what_wrappers_put_into_names_is_left_out(tmp_path, renamed, left_out):
+    source, target = Backbone(), Backbone()
+    torch.save({renamed(name): value for name, value in source.state_dict().items()}, tmp_path / "weights.pt")
+    assert load_weights(target, tmp_path / "weights.pt") == left_out
+    assert torch.equal(source.model.weight, target.model.weight)
+    assert torch.equal(source.head.bias, target.head.bias)
+
+
+def test_averaged_weights(tmp_path):
+    averaged, target = AveragedModel(Backbone()), Backbone()
+    torch.save(averaged.state_dict(), tmp_path / "weights.pt")
+    assert load_weights(target, tmp_path / "weights.pt") == "'module.'"
+    assert torch.equal(averaged.module.head.weight, target.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "found"),
+    [(("student.", "teacher."), "it lacks head.bias, head.weight, model.bias"), (("model.", "loss."), "it lacks head")],
+)
+def test_weights_under_several_prefixes_are_refused(tmp_path, prefixes, found):
+    state = Backbone().state_dict()
+    torch.save({f"{p}{name}": value for p in prefixes for name, value in state.items()}, tmp_path / "weights.pt")
+    with pytest.raises(SpecError, match=found):
+        load_weights(Backbone(), tmp_path / "weights.pt")
+
+
+def test_what_stands_beside_the_prefixed_names_of_a_model_is_told(tmp_path):
+    state = {f"model.{name}": value for name, value in Backbone().state_dict().items()}
+    torch.save({"state_dict": {**state, "loss.weight": torch.ones(2)}}, tmp_path / "weights.pt")
+    with pytest.raises(SpecError, match=r"does not fit Backbone: it has loss.weight besides"):
+        load_weights(Backbone(), tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("given", ["model.safetensors.index.json", ""])
 def test_weights_in_shards(tmp_path, given):
     source, target = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
@@ -75,11 +130,17 @@ def test_weights_in_shards(tmp_path, given):
 
 
 @pytest.mark.parametrize(
-    ("shard", "said"), [("../secret.safetensors", "a file beside the index"), ("gone.bin", "does not exist")]
+    ("shard", "said"),
+    [
+        ("../secret.safetensors", "which is not beside it"),
+        ("..", "which is not beside it"),
+        ("nul\0.safetensors", "which is not beside it"),
+        ("gone.bin", "does not exist"),
+    ],
 )
 def test_shards_that_are_not_beside_the_index(tmp_path, shard, said):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": shard}}))
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises((SpecError, LoadError), match=said):
         load_weights(nn.Linear(3, 2), tmp_path)
 
 
@@ -111,8 +172,8 @@ def test_files_without_a_state_dict(tmp_path, content):
 
 
 def test_names_of_another_model_are_told_in_a_line(tmp_path):
-    torch.save(nn.Sequential(nn.Linear(3, 2)).state_dict(), tmp_path / "weights.pt")
-    said = r"does not fit Linear: it lacks bias, weight, and it has 0.bias, 0.weight besides"
+    torch.save(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)).state_dict(), tmp_path / "weights.pt")
+    said = r"does not fit Linear: it lacks bias, weight, and it has 0.bias, 0.weight, 1.bias and 1 others besides"
     with pytest.raises(SpecError, match=said):
         load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")
 

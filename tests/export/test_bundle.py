@@ -652,6 +652,8 @@ class Beside(nn.Module):
     [
         (lambda leave: np.ones(3), r"beside \(a numpy array\)"),
         (lambda leave: {"scale": [np.ones(3)]}, r"beside \(a numpy array\)"),
+        (lambda leave: np.random.PCG64(0), r"beside \(a generator of random numbers\)"),
+        (lambda leave: {"noise": torch.Generator()}, r"beside \(a generator of random numbers\)"),
         (lambda leave: [nn.Linear(2, 2)], r"beside \(a tensor in a list of modules\)"),
         (lambda leave: [leave], None),
         (lambda leave: [torch.ones(3)], None),

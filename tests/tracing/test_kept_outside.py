@@ -505,6 +505,51 @@ def test_many_objects_arrays_and_generators_outside_are_as_before() -> None:
     assert COUNTS.tolist() == [0, 0] and METERS["layer899"].count == 0 and not METERS["layer899"].last
 
 
+BITS: dict[str, Any] = {}
+
+
+class Bits(nn.Module):
+    """Draws from generators of numpy, its own and one of its file. [n, 5] -> [n, 3]"""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.enter, self.leave, self.own = nn.Linear(5, 8), nn.Linear(8, 3), own
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = sum(drawn_from(one) for one in (self.own, BITS["outside"]))
+        return self.leave(self.enter(x).relu()) + noise
+
+
+def drawn_from(generator: Any) -> float:
+    if isinstance(generator, np.random.BitGenerator):
+        return int(generator.random_raw()) % 100 / 100
+    return float(generator.normal())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.random.PCG64,
+        np.random.MT19937,
+        np.random.SFC64,
+        np.random.Philox,
+        np.random.default_rng,
+        np.random.RandomState,
+        lambda seed: np.random.RandomState(np.random.PCG64(seed)),
+    ],
+)
+def test_generators_of_numpy_go_on_as_if_nothing_was_drawn(make: Any) -> None:
+    BITS["outside"], (outside, own) = make(1), (make(1), make(2))
+    model, x = Bits(make(2)).eval(), torch.randn(8, 5)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5, importance="wanda", calibration=[x, x])
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed and slim.enter.out_features == 4
+    graphprune.repair(slim, model, plan, [x, x])
+    assert drawn_from(model.own) == drawn_from(slim.own) == drawn_from(own)
+    assert drawn_from(BITS["outside"]) == drawn_from(outside)
+
+
 def test_what_is_followed_first_does_not_depend_on_addresses() -> None:
     names = [f"method_{number:03}" for number in range(600)]
     calls = "\n".join(f"        x = self.{name}(x)" for name in names)

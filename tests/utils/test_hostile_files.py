@@ -20,7 +20,8 @@ from graphprune.checkpoints.source import SourceCheckpoint
 from graphprune.checkpoints.token_batches import token_batches
 from graphprune.cli.data_files import normalization, read_array, read_image, read_records
 from graphprune.errors import GraphpruneError, LoadError
-from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import SINGLE, TensorFiles
 
 DEEP = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
 LONG_NUMBER = '{"a": ' + "1" * 10_000 + "}"

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from graphprune.errors import LoadError
 from graphprune.utils import tensor_files
-from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, stored_tensors
+from graphprune.utils.shard_index import INDEX
+from graphprune.utils.tensor_files import SINGLE, TensorFiles, stored_tensors
 
 
 def some_tensors() -> dict[str, Tensor]:
@@ -80,9 +81,10 @@ def test_damaged_files_are_refused(damage: object, message: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../outside.safetensors", "names the file '../outside.safetensors', which is not in the folder"),
+        ("../outside.safetensors", "names the file '../outside.safetensors', which is not beside it"),
         ("/etc/passwd", "names the file '/etc/passwd'"),
         ("weights.bin", "names the file 'weights.bin'"),
+        ("..", "names the file '..', which is not beside it"),
         ("missing.safetensors", "cannot be read"),
         (SINGLE, "has no 'b'"),
     ],
