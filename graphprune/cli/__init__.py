@@ -3,9 +3,9 @@
 In reading order: ``program`` and ``commands`` (the table of all commands); what commands share: ``option_groups``,
 ``option_values``, ``output``, ``consoles``, ``output_failure``, ``argument_names``, ``output_paths``, ``files_read``,
 ``presets``, ``tables``, ``json_data`` and ``page``; which model is meant: ``spec_forms``, ``user_files``, ``models``,
-``weights``, ``model_options``, ``device_option``, ``given_inputs``, ``bundles``, ``prunable``, ``found_model``; which
-data: ``calibration_options``, ``data_files``, ``references``; which plan: ``plan_options`` (they follow from
-:class:`graphprune.PruningOptions`) and ``planned``.
+``weights`` with ``weight_names``, ``model_options``, ``device_option``, ``given_inputs``, ``bundles``, ``prunable``,
+``found_model``; which data: ``calibration_options``, ``data_files``, ``references``; which plan: ``plan_options`` (they
+follow from :class:`graphprune.PruningOptions`) and ``planned``.
 
 Then a file for each command: ``inspecting``, ``explaining``, ``planning``, ``pruning``, ``repairing``, ``verifying``,
 ``finetuning``, ``compacting``, ``sparsifying``, ``checkpoint_pruning``, ``exporting``, ``measuring``, ``benching``,

@@ -18,7 +18,11 @@ def first_names(own: Tables) -> dict[str, str]:
 
 def later_names(model: nn.Module) -> dict[str, str]:
     """The other names of tied parameters and buffers, and of those of modules with several paths, with the first."""
-    firsts = {id(tensor): name for name, tensor in tables(model).unique()}
+    own = tables(model)
+    children = sum([len(module._modules) for _, module in own.modules])
+    if children < len(own.modules) and len(own.unique()) == len(tuple(own.named())):
+        return {}  # every module has one path, and every tensor one name
+    firsts = {id(tensor): name for name, tensor in own.unique()}
     found = {}
     for path, module in _every_path(model):
         for table in (module._parameters, module._buffers):
