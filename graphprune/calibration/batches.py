@@ -167,6 +167,24 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
     return normalize(inputs)
 
 
+def not_finite(what: str, number: int | None = None) -> InputError:
+    """The error of calibration data with which a model computes NaN or infinity.
+
+    Args:
+        what: is not finite.
+        number: of the batch, if it is known.
+    """
+    where = "" if number is None else f" with batch {number}"
+    return InputError(
+        f"calibration: {what} are not finite{where}, so nothing can be learned from them",
+        where=what if number is None else f"batch {number} of calibration",
+        found=f"NaN or infinity in {what}",
+        needed="numbers that are finite wherever a weight reads or makes them",
+        do="look for NaN in this batch, in the weights, and in positions that a mask excludes altogether, and leave "
+        "such samples and positions out",
+    )
+
+
 def moved_to(model: nn.Module, value: Any) -> Any:
     """Nested tensors moved to the model's device; unchanged if the model has no device or several."""
     devices = {p.device for p in model.parameters()}

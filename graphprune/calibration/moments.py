@@ -5,6 +5,7 @@ Memory: [blocks, channels], and with products of channels [blocks, channels, cha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,6 +75,11 @@ class Moments:
             self._products = own + self.count * change.unsqueeze(2) * change.unsqueeze(1)
             communicator.sum([self._products])
         self.count, self._mean, self._spread = total, pooled, spread
+
+    @property
+    def finite(self) -> bool:
+        """Were all channels finite so far?"""
+        return math.isfinite(float(as_tensor(self._spread).sum()))
 
     @property
     def mean(self) -> Tensor:

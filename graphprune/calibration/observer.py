@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphprune.calibration.batches import not_finite
 from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.moments import ConsumerStatistics, Moments
 from graphprune.graph.groups import Units
@@ -96,14 +97,21 @@ class Observer(DispatchMode):
         }
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Observe one forward pass; its tensors are dropped afterwards."""
+    def batch(self, number: int) -> Iterator[None]:
+        """Observe one forward pass on the batch of this number; its tensors are dropped afterwards.
+
+        Raises:
+            InputError: the inputs of a consumer are not finite.
+        """
         try:
             with self:
                 yield
         finally:
             self._known.clear()
             self._product = None
+        for consumer in self._consumers.values():
+            if not consumer.inputs.finite:
+                raise not_finite(f"the inputs of {', '.join(consumer.axes) or 'a weight'}", number)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}

@@ -116,7 +116,7 @@ class Statistics:
         with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
-                with observer.batch():
+                with observer.batch(number):
                     self._forward(number, args, kwargs)
             observer.pool(self.communicator, next((p.device for p in self.model.parameters()), torch.device("cpu")))
         return observer.consumers
@@ -129,13 +129,13 @@ class Statistics:
             self._stream = RandomStream(self.seed)
             yield
 
-    def each_forward(self, watching: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    def each_forward(self, watching: Callable[[int], AbstractContextManager[Any]] = nullcontext) -> None:
         """Run the model on every batch without gradients, for hooks that the caller has registered.
 
         Where processes share the batches, each runs its own; :meth:`sum` adds up what the hooks have gathered.
 
         Args:
-            watching: makes a context in which one batch runs.
+            watching: makes a context in which the batch of a number runs.
 
         Raises:
             InputError: the model fails on a batch, or there is no batch.
@@ -143,7 +143,7 @@ class Statistics:
         with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
-                with watching():
+                with watching(number):
                     self._forward(number, args, kwargs)
 
     def sum(self, *tensors: Tensor) -> None:

@@ -52,7 +52,7 @@ def _router_weighted(context: Context, data: Statistics) -> dict[str, Scores]:
     owned = [[context.tensors[a.parameter] for a in g.axes if a.parameter in context.tensors] for g in groups]
     numbered = [_axis_classes(group, context) for group in groups]
     watcher = ExpertWatcher(owned, [len(classes) for classes in numbered])
-    data.each_forward(watcher.batch)
+    data.each_forward(lambda _: watcher.batch())
     data.sum(*watcher.sums)
     every = zip(groups, numbered, watcher.sums, strict=True)
     return {group.name: _by_unit(group, context, classes, sums) for group, classes, sums in every}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.calibration.batches import Batches
+from graphprune.calibration.batches import Batches, not_finite
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import PlanError
 from graphprune.pruning.averaged import mixing
@@ -253,6 +254,8 @@ class _Reconstruction:
         change = (new.double() - old.double()) * factor.unsqueeze(1)  # as rounded to the parameter's dtype
         intercept = None if bias_target is None else regression.intercept(change) * inverse
         before = regression.error()
+        if not math.isfinite(before):
+            raise not_finite(f"what {consumer.key.name} makes in the slim model")
         after = regression.error(change, None if intercept is None else intercept * factor)
         written: list[Entries] = []
         if after < before:

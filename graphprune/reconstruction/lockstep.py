@@ -10,6 +10,7 @@ Where processes share the batches, they go from consumer to consumer together, a
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.batches import not_finite
 from graphprune.calibration.communicator import Communicator
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
@@ -93,6 +95,7 @@ class Gathered:
 
         Raises:
             OtherCalls: its softmax has other rows than one that was recorded with another batch.
+            InputError: the target is not finite.
         """
         self.met += 1
         whole, result = met.call, self.match.with_bias(met.call.result(met.out, self.match.bare))
@@ -107,6 +110,8 @@ class Gathered:
                 self._add(batch, met.number, whole, result, target)
             whole, result = self._on_state(whole, result, state)
         self._add(batch, met.number, whole, result, target)
+        if not math.isfinite(self.regression.target):
+            raise not_finite(f"what {self.match.consumer.key.name} makes", batch)
 
     def _target(self, wanted: Target, call: LinearCall, result: Tensor) -> Tensor | None:
         """What a call is fitted to, of the rows that the call has. [n, blocks, outputs, m]"""

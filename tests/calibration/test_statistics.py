@@ -384,7 +384,7 @@ def test_what_the_observer_notes_does_not_grow_with_the_number_of_batches() -> N
     observer = Observer(dict(model.named_parameters()), graph.units, False, False)
     sizes = []
     for n in range(4):
-        with torch.no_grad(), observer.batch():
+        with torch.no_grad(), observer.batch(0):
             model(torch.randn(n + 1, 3))
         facts = observer._labels.facts
         sizes.append((observer._labels.count, len(facts.unions), len(observer._results), len(observer.consumers)))
