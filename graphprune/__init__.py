@@ -17,11 +17,11 @@ _PLACES = {
     "graphprune.compaction.compacting": "compact zero_channels",
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
-        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
-        "GraphpruneError InputError LoadError MissingPackageError NoFloat64Error NothingRemovedWarning PlanError "
-        "ProcessError RestartedStateWarning RuleError SaveError SearchInterruptedWarning SharedMemoryWarning SpecError "
-        "TraceError UnfinishedScheduleWarning UnmeasuredGroupsWarning UnreachedWarning UnsavedValuesWarning "
-        "UnsharedBatchesWarning VerificationError"
+        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning DenseWeightsWarning "
+        "EndlessBatchesWarning ExportError GraphpruneError InputError LoadError MissingPackageError "
+        "NoFloat64Error NothingRemovedWarning PlanError ProcessError RestartedStateWarning RuleError SaveError "
+        "SearchInterruptedWarning SharedMemoryWarning SpecError TraceError UnfinishedScheduleWarning "
+        "UnmeasuredGroupsWarning UnreachedWarning UnsavedValuesWarning UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

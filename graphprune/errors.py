@@ -228,6 +228,10 @@ class EndlessBatchesWarning(UserWarning):
     """Calibration batches that do not say how many they are go on and on, and all of them are read."""
 
 
+class DenseWeightsWarning(UserWarning):
+    """Weights among those that are to be masked stay dense, since modules make them of other parameters."""
+
+
 class UnsavedValuesWarning(UserWarning):
     """A bundle does not hold some values of the model, which are no tensors of its modules; the message names them."""
 

@@ -69,6 +69,10 @@ def sparsify(
 
     Raises:
         InputError: an argument is not what is needed. The model is unchanged.
+
+    Warns:
+        DenseWeightsWarning: weights stay dense that modules make of other parameters (``weight_norm``,
+            ``spectral_norm``, parametrizations).
     """
     check_tensors(check_model(model))
     amounts = check_overrides(overrides)

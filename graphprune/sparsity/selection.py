@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import prune
 
-from graphprune.errors import InputError
+from graphprune.errors import DenseWeightsWarning, InputError
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import did_you_mean, found_value, shown
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_modules
@@ -72,8 +74,7 @@ class WeightPlace:
 
     def is_weight(self) -> bool:
         """Is it called a weight, and no vector?"""
-        named = self.attribute == "weight" or self.attribute.startswith("weight_") or self.attribute.endswith("_weight")
-        return named and self.parameter.ndim > 1
+        return _is_weight_name(self.attribute) and self.parameter.ndim > 1
 
     def is_matrix(self) -> bool:
         """Is it a weight that inputs are multiplied by?"""
@@ -86,8 +87,8 @@ class WeightPlace:
         if isinstance(self.module, _CONTAINERS):
             return f"a {type(self.module).__name__} has no forward that would apply a mask"
         for hook in self.module._forward_pre_hooks.values():
-            other = type(hook).__module__.startswith("torch.nn.utils") and not isinstance(hook, prune.BasePruningMethod)
-            if other and self.attribute.startswith(getattr(hook, "name", "\0")):
+            made = _made_by(hook)
+            if made and self.attribute.startswith(made):
                 return f"{type(hook).__name__} makes it from other parameters before each call; remove that first"
         return None
 
@@ -146,11 +147,9 @@ class Weight:
 
 def all_weights(model: nn.Module) -> list[Weight]:
     """Every parameter of numbers with a fraction, tied ones once."""
-    modules = dict(named_modules(model))
     found: dict[int, list[WeightPlace]] = {}
-    for path, module in modules.items():
-        parts = path.split(".") if path else []
-        around = tuple((p, modules[p]) for n in range(len(parts) + 1) if (p := ".".join(parts[:n])) in modules)
+    for path, around in _modules_with_paths(model):
+        module = around[-1][1]
         for key, parameter in module._parameters.items():
             plain = key.removesuffix(ORIGINAL)
             attribute = plain if f"{plain}{MASK}" in module._buffers else key
@@ -166,6 +165,9 @@ def chosen_weights(
 
     Raises:
         InputError: a key matches nothing, or nothing is left; or a weight is named that cannot be masked.
+
+    Warns:
+        DenseWeightsWarning: weights that would be chosen are made of other parameters.
     """
     weights = all_weights(model)
     overridden = tuple(overrides)
@@ -175,8 +177,9 @@ def chosen_weights(
     wanted = (*(layers or ()), *overridden)
     found = [w for w in weights if _is_chosen(w, layers is None, wanted) and not w.matches(skip)]
     blocked = [(w, why) for w in found for why in map(WeightPlace.obstacle, w.places) if why is not None]
+    found = [w for w in found if not any(w is other for other, _ in blocked)]
     for weight, why in blocked:
-        if weight.matches(wanted):
+        if _is_meant(weight, wanted) or (wanted and not found):
             raise InputError(
                 f"layers: {weight.name} cannot be masked: {why}",
                 where=weight.name,
@@ -184,7 +187,6 @@ def chosen_weights(
                 needed="a parameter of a module's own, that torch.nn.utils.prune can mask",
                 do=f"pass it as skip=[{weight.name!r}]",
             )
-    found = [w for w in found if not any(w is other for other, _ in blocked)]
     if not found:
         why = f": {blocked[0][0].name} cannot be, because {blocked[0][1]}" if blocked else ""
         raise InputError(
@@ -195,8 +197,58 @@ def chosen_weights(
             "names them",
             do="name the parameter in layers=, such as layers=['fc.bias']",
         )
+    _warn_of_dense(model, layers, skip)
     require_values("model", ((weight.name, weight.place.parameter) for weight in found), "choose from")
     return found
+
+
+def _is_meant(weight: Weight, keys: Iterable[LayerKey]) -> bool:
+    """Is it named by itself, or its module is, and not by a class or a pattern that others match too?"""
+    plain = (key for key in keys if isinstance(key, nn.Module) or (isinstance(key, str) and not set(key) & set("*?[")))
+    return weight.is_named(plain)
+
+
+def _warn_of_dense(model: nn.Module, layers: Sequence[LayerKey] | None, skip: Sequence[LayerKey]) -> None:
+    """Warn of weights that modules make of other parameters, where they would be masked if they were parameters."""
+    dense = [place for place in _made_weights(model) if layers is None or any(map(place.matches, layers))]
+    names = [place.name for place in dense if not any(map(place.matches, skip))]
+    if names:
+        warnings.warn(
+            f"layers: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} stay dense: they "
+            "are made of other parameters (weight_norm, spectral_norm, parametrizations); to mask them, make them "
+            "plain first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm), or "
+            "pass them as skip=",
+            DenseWeightsWarning,
+            stacklevel=frames_of_this_package(),
+        )
+
+
+def _made_weights(model: nn.Module) -> list[WeightPlace]:
+    """The weights that inputs are multiplied by and that are no parameters: a parametrization or a hook makes them."""
+    found = []
+    for path, around in _modules_with_paths(model):
+        module = around[-1][1]
+        made = [*getattr(module, "parametrizations", ()), *map(_made_by, module._forward_pre_hooks.values())]
+        found += [WeightPlace(path, around, name) for name in made if name and _is_weight_name(name)]
+    return [place for place in found if not isinstance(place.module, _TABLES)]
+
+
+def _made_by(hook: object) -> str | None:
+    """The name of the tensor that a hook of torch makes before each call, other than masks."""
+    other = type(hook).__module__.startswith("torch.nn.utils") and not isinstance(hook, prune.BasePruningMethod)
+    return getattr(hook, "name", None) if other else None
+
+
+def _is_weight_name(name: str) -> bool:
+    return name == "weight" or name.startswith("weight_") or name.endswith("_weight")
+
+
+def _modules_with_paths(model: nn.Module) -> Iterator[tuple[str, tuple[tuple[str, nn.Module], ...]]]:
+    """The path of each module, and the modules around it from the outside with their paths, itself last."""
+    modules = dict(named_modules(model))
+    for path in modules:
+        parts = path.split(".") if path else []
+        yield path, tuple((p, modules[p]) for n in range(len(parts) + 1) if (p := ".".join(parts[:n])) in modules)
 
 
 def several_keys(keys: LayerKeys) -> tuple[LayerKey, ...]:
