@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.utils.text_lines import lines_of
 
 LONGEST_TEXT = 512
 """Tokens of a text that are used; what follows is left out."""
@@ -41,7 +42,7 @@ def token_batches(path: Path, source: Path) -> list[dict[str, Tensor]]:
 
 def _texts(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"calibration: {path} cannot be read ({error})",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError, MissingPackageError
 from graphprune.tracing.inputs import describe
+from graphprune.utils.text_lines import lines_of
 from graphprune.utils.tree import tensors_of
 from graphprune.utils.typed_json import convert_data, read_json
 
@@ -203,10 +204,11 @@ def read_records(
         labels: texts get their tokens as ``labels``, too.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        every = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(option, str(path), "a text file in UTF-8", error, f"write {LINES}") from error
-    records = [_record(option, path, number, line) for number, line in enumerate(lines[:most], start=1)]
+    lines = [(number, line) for number, line in enumerate(every, start=1) if line.strip()]
+    records = [_record(option, path, number, line) for number, line in lines[:most]]
     if not records:
         raise InputError(
             f"{option}: {path} has no lines",
@@ -223,7 +225,7 @@ def read_records(
             batches,
             f"{len(records)} of {len(lines)} texts in {path}, {count} tokens, by the tokenizer of {tokenizer}",
         )
-    batches = [_arguments(option, path, number, one) for number, one in enumerate(records, start=1)]
+    batches = [_arguments(option, path, number, one) for (number, _), one in zip(lines, records, strict=False)]
     return batches, f"{len(records)} of {len(lines)} records in {path}, {describe(batches[0])}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,9 +100,13 @@ def _loss(evaluate: Evaluate, model: nn.Module) -> float:
 
 
 def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options: PlanArguments) -> tuple[float, float]:
-    """The fraction of a group that goes, and the loss without it. What sizes tie to it goes too."""
-    overrides = {(lambda g: g.name == group): Override(ratio=ratio)}
-    asked: PlanArguments = {**options, "overrides": overrides}
+    """The fraction of a group that goes, and the loss without it. What sizes tie to it goes too.
+
+    Of the overrides that are given, ratios do not hold: they are of other groups, or another one is measured.
+    """
+    given = {key: replace(one, ratio=None) for key, one in options.get("overrides", {}).items()}
+    own: dict[Any, Override] = {(lambda g: g.name == group): Override(ratio=ratio)}
+    asked: PlanArguments = {**options, "overrides": given | own}
     plan = make_plan(graph, PruningOptions.of(None, asked))
     (choice,) = (c for c in plan.choices if c.group == group)
     return len(choice.removed) / choice.units, _loss(evaluate, plan.apply(graph.model))

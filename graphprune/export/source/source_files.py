@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from graphprune.utils.text_lines import lines_of
+
 FunctionNode: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -135,7 +137,7 @@ def _parsed(name: str, text: str) -> SourceFile | None:
         tree = ast.parse(text)
     except SyntaxError:  # a cell with commands of the notebook
         return None
-    found = SourceFile(name, text.splitlines(keepends=True), tree)
+    found = SourceFile(name, lines_of(text, ends=True), tree)
     _index(found, tree, "")
     for statement in _top_level(tree.body):
         _note(found, statement)
