@@ -24,11 +24,11 @@ from graphprune.checkpoints.token_batches import token_batches
 from graphprune.errors import InputError
 from graphprune.export.huggingface.stock_folder import write_pretrained
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
-from graphprune.export.shards import read_size
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import OPTION_NAMES, PruningOptions
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.memory_bound import MemorySpec, check_repaired, parse_memory
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.checks import check_callable, check_flag
 from graphprune.utils.files import check_path
 from graphprune.utils.global_state import leaves_torch_alone

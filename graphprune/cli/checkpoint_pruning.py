@@ -20,8 +20,8 @@ from graphprune.cli.output_paths import check_writable
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import check_repair
 from graphprune.errors import InputError
-from graphprune.export.shards import read_size
 from graphprune.reconstruction.memory_bound import parse_memory
+from graphprune.utils.byte_sizes import read_size
 
 
 def _size(name: str, help: str, check: Callable[[str], object]) -> Any:

@@ -34,12 +34,13 @@ from graphprune.export.rebuilding import (
     module_limit,
 )
 from graphprune.export.restoring import missing_hooks, restore
-from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
+from graphprune.export.shards import ShardReader, check_types, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
 from graphprune.export.unsaved import unsaved_values
 from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import fitting_plans, replayed_without_data
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag
 from graphprune.utils.compiled import compiled_as, uncompiled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,38 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from graphprune.errors import InputError, LoadError, SaveError
-from graphprune.utils.checks import check_count, found_value, number_and_unit
+from graphprune.errors import LoadError, SaveError
 from graphprune.utils.folders import ADVICE
 from graphprune.utils.shard_index import INDEX, read_index
 from graphprune.utils.tensor_files import SINGLE, TENSOR_TYPES, header_text
 
 _SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def read_size(name: str, value: object) -> int:
-    """A number of bytes, as such or as text.
-
-    Raises:
-        InputError: it is none.
-
-    >>> read_size("max_shard_size", "1.5GB")
-    1500000000
-    """
-    if not isinstance(value, str):
-        return check_count(name, value, 1, "a number of bytes such as 5 * 10**9 or '5GB'")
-    number, unit = number_and_unit(value)
-    size = number * _UNITS.get(unit.upper(), 0)
-    if not 1 <= size < math.inf:
-        raise InputError(
-            f"{name}: must be a number of bytes such as 5 * 10**9 or '5GB', but is {value[:40]!r}",
-            found=found_value(value[:40]),
-            needed="a number of bytes, or one with KB, MB, GB or TB",
-            do=f"pass {name}='5GB'",
-        )
-    return int(size)
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int) -> None:

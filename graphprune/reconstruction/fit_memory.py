@@ -10,8 +10,9 @@ from graphprune.calibration.communicator import Communicator
 from graphprune.errors import InputError
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.iterative_regression import CG_STATE, IterativeRegression
-from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, free_memory, in_units, rounded_up
+from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, free_memory
 from graphprune.reconstruction.regression import Regression
+from graphprune.utils.byte_sizes import in_units, rounded_up
 
 MATRIX, WEIGHT, VECTOR = 24, 40, 8 * (CG_STATE + 2)
 """Bytes for each pair of channels (the sum, the batch's and the factor), for each entry of a weight (its places, the

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.graph.budget_kinds import BYTES
 from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.tensor_group import TensorGroup
-from graphprune.utils.checks import number_and_unit, shown
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
@@ -32,20 +29,7 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
     Raises:
         InputError: it is no positive number with a unit of bytes.
     """
-    if spec is None:
-        return None
-    if isinstance(spec, Integral) and not isinstance(spec, bool) and spec > 0:
-        return int(spec)
-    number, unit = number_and_unit(spec) if isinstance(spec, str) else (0.0, "")
-    size = number * BYTES.get(unit, 0.0)
-    if not 1 <= size < math.inf:
-        raise InputError(
-            f"memory: must be a number of bytes, such as '4GB' or 4_000_000_000, but is {shown(spec)}",
-            found=shown(spec),
-            needed="a number of bytes, or one with a unit such as MB, GB or GiB",
-            do="pass memory='4GB', say",
-        )
-    return round(size)
+    return None if spec is None else read_size("memory", spec)
 
 
 def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
@@ -57,24 +41,6 @@ def check_repaired(memory: MemorySpec | None, repaired: bool) -> None:
             needed="calibration batches to repair with",
             do="pass calibration=batches too, or leave out memory=",
         )
-
-
-def in_units(size: float) -> str:
-    """Bytes as people read them: ``"4.1 GB"``."""
-    unit, factor = _unit(size)
-    return f"{size / factor:.3g} {unit}"
-
-
-def rounded_up(size: int) -> str:
-    """Bytes as people read them, and so many or more as :func:`parse_memory` reads them."""
-    unit, factor = _unit(size)
-    step = max(10 ** (len(str(size)) - 3), 1)
-    return f"{-(-size // step) * step / factor:.6g} {unit}"
-
-
-def _unit(size: float) -> tuple[str, float]:
-    """The largest unit of which there is one at least, and its bytes."""
-    return next((u, f) for u, f in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if size >= f or f == 1)
 
 
 class MemoryBound:

@@ -8,9 +8,9 @@ In no order: ``modules``, ``tree``, ``operators`` and ``ancestors`` (walks over 
 ``folders`` with ``folder_locks``, ``direct_file``, ``tensor_files`` with ``shard_index``, ``pickled_files``,
 ``typed_json``; ``checks``, ``model_checks``, ``model_tensors`` and ``torch_modes`` (of arguments), ``callers`` (whose
 line a warning names); ``devices``, ``dispatched`` and ``storages`` (where weights lie), ``equality`` and ``digests``
-(of values), ``weak_caches`` (by class or object), ``prune_masks`` (those of torch); ``complex_numbers`` and
-``float_types``, ``arrays`` (names of types), ``timing``, ``tables`` with ``repeated_names`` (how results print),
-``text_lines`` (of files).
+(of values), ``byte_sizes``, ``weak_caches`` (by class or object), ``prune_masks`` (those of torch); ``complex_numbers``
+and ``float_types``, ``arrays`` (names of types), ``timing``, ``tables`` with ``repeated_names`` (how results
+print), ``text_lines`` (of files).
 
 Words: docs/glossary.md.
 """

@@ -31,7 +31,7 @@ from graphprune.checkpoints import fitting, residence
 from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.residence import MappedFiles
 from graphprune.errors import InputError, LoadError, SaveError
-from graphprune.export.shards import read_size
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.shard_index import INDEX
 from graphprune.utils.tensor_files import StoredTensor, TensorFiles, stored_tensors
 

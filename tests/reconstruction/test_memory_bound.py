@@ -26,10 +26,11 @@ from graphprune.reconstruction import fit_memory, iterative_regression
 from graphprune.reconstruction.fit_memory import regression_for
 from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, linear_call
-from graphprune.reconstruction.memory_bound import MemoryBound, parse_memory, rounded_up
+from graphprune.reconstruction.memory_bound import MemoryBound, parse_memory
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
 from graphprune.reconstruction.tensor_group import TensorGroup
+from graphprune.utils.byte_sizes import rounded_up
 from tests.networks import randomize
 
 aten = torch.ops.aten

@@ -31,8 +31,8 @@ from graphprune.export.huggingface.generated_module import imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import same_outputs
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
-from graphprune.export.shards import read_size
 from graphprune.planning.serving import SERVERS
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.checks import check_count, check_known, shown, with_article
 from graphprune.utils.compiled import uncompiled
 from graphprune.utils.equality import same_values

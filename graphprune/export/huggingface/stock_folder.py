@@ -15,7 +15,6 @@ from graphprune.export.huggingface.fewer_layers import with_fewer_layers
 from graphprune.export.huggingface.generated_module import is_generated
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE, TransformersFiles, WeightFiles
-from graphprune.export.shards import read_size
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import (
     ATTRIBUTE,
@@ -26,6 +25,7 @@ from graphprune.tracing.configured import (
     config_of,
 )
 from graphprune.tracing.inputs import calls_of
+from graphprune.utils.byte_sizes import read_size
 from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.compiled import uncompiled
 from graphprune.utils.equality import same_values
