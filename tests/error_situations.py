@@ -902,7 +902,7 @@ add(
     'graphprune.save(slim, "new", max_shard_size="big")',
     InputError,
     "big",
-    "5GB",
+    "4GB",
 )
 add(
     FILES,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from graphprune.errors import ExportError
-from graphprune.export.loader_text import Builder
+from graphprune.export.loader_text import OWN_NAMES, Builder
 from graphprune.export.python_text import Expressions
 from graphprune.export.slim_record import slim_record
 from graphprune.pruning.plan import history_of
@@ -104,7 +104,7 @@ def _candidates(slim: nn.Module, factory: Callable[[], nn.Module] | None) -> Ite
         yield from _dense_configuration(slim)
         return
     partial = factory if isinstance(factory, functools.partial) else functools.partial(factory)
-    writer = Expressions()
+    writer = Expressions(OWN_NAMES)
     yield Builder.of(writer.call(partial.func, *partial.args, **partial.keywords), writer)
 
 
@@ -136,7 +136,7 @@ def _dense_configuration(slim: nn.Module) -> Iterator[Builder]:
     data, kind = history_of(slim).config, type(getattr(slim, "config", None))
     make = getattr(kind, "from_dict", None)
     if data is not None and make is not None:
-        writer = Expressions()
+        writer = Expressions(OWN_NAMES)
         yield Builder.of(writer.call(type(slim), make(dict(data))), writer)
 
 
@@ -147,7 +147,7 @@ def _constructor_calls(slim: nn.Module) -> Iterator[Builder]:
     held = {name: vars(slim)[name] for name in named if name in vars(slim)}
     needed = [name for name, required in named.items() if required]
     for names in dict.fromkeys((tuple(held), tuple(needed))):
-        writer = Expressions()
+        writer = Expressions(OWN_NAMES)
         if held.keys() >= set(needed):
             with contextlib.suppress(ExportError):  # an argument that cannot be written
                 yield Builder.of(writer.call(type(slim), **{name: held[name] for name in names}), writer)

@@ -94,6 +94,17 @@ _OTHERS = {
 }
 
 
+_CONSTANTS = ("WEIGHTS", "SIZES", "SKIPPED", "ZEROED", "IDENTITIES", "ATTENTION", "TIED", "ABSENT", "FROZEN", "STEP")
+_COPIED = ("Skip", "Zeros", "PrunedMultiheadAttention", "identity_in_place", "plain_settings")
+_IMPORTED = {
+    name.rpartition(" as ")[2]: line.split()[1]
+    for line in (*_STANDARD, *_OTHERS)
+    for name in line.rpartition("import ")[2].split(", ")
+}
+OWN_NAMES = dict.fromkeys((*vars(resizing), *_CONSTANTS, *_COPIED, "load", "build"), "") | _IMPORTED
+"""The names that a file gives a meaning of its own, with the modules that some of them are imported from."""
+
+
 def _imports(builder: Builder, body: str) -> Iterator[str]:
     """What the text uses, the standard library first."""
     yield from (line for line, use in _STANDARD.items() if re.search(rf"\b{re.escape(use)}", body))

@@ -6,8 +6,10 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import chain, count
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,13 +24,18 @@ WIDTH = 100
 class Expressions:
     """Expressions of one file.
 
+    Args:
+        reserved: names that the file gives a meaning of its own, with the module that it imports them from, if any;
+            what is imported from others and called so has another name there.
+
     Attributes:
-        imports: by the name that the file uses, the module that it is imported from.
+        imports: by the name that the file uses, the module and the name there that it is imported from.
         constants: by name, the dictionaries that configurations are made from.
     """
 
-    def __init__(self) -> None:
-        self.imports: dict[str, str] = {}
+    def __init__(self, reserved: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.imports: dict[str, tuple[str, str]] = {}
+        self._reserved = reserved
         self.constants: dict[str, dict[str, Any]] = {}
 
     def of(self, value: Any) -> str:
@@ -80,22 +87,23 @@ class Expressions:
                 needed="a name at the top level of a module",
                 do="move it into a module of its own, at the top level",
             )
-        top = name.partition(".")[0]
-        if self.imports.setdefault(top, module) != module:
-            raise ExportError(
-                f"factory: needs {top} of {module} and of {self.imports[top]}",
-                where=f"{module}.{name}",
-                found=f"two things called {top}",
-                needed="one meaning of each name",
-                do="wrap them in a function",
-            )
-        return str(name)
+        top, dot, rest = name.partition(".")
+        return f"{self._name_of(module, top)}{dot}{rest}"
+
+    def _name_of(self, module: str, name: str) -> str:
+        """The name that the file has for one of a module: its own, or another one if that is taken."""
+        meant, prefix = (module, name), module.replace(".", "_")
+        for own in chain((name, f"{prefix}_{name}"), (f"{prefix}_{name}_{number}" for number in count(2))):
+            if self._reserved.get(own, module) == module and self.imports.setdefault(own, meant) == meant:
+                return own
+        raise AssertionError("numbers do not end")
 
     def import_lines(self) -> Iterator[str]:
         """One for each module, in alphabetical order."""
-        modules = sorted(set(self.imports.values()))
-        for module in modules:
-            yield f"from {module} import {', '.join(sorted(n for n, m in self.imports.items() if m == module))}"
+        for module in sorted({module for module, _ in self.imports.values()}):
+            pairs = sorted((name, own) for own, (home, name) in self.imports.items() if home == module)
+            names = (name if name == own else f"{name} as {own}" for name, own in pairs)
+            yield f"from {module} import {', '.join(names)}"
 
     def _container(self, value: Any) -> str:
         if isinstance(value, dict):

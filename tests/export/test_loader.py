@@ -1,6 +1,7 @@
 """Slim networks as a Python file and weights: made again in a process that has no graphprune."""
 
 import functools
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -233,7 +234,7 @@ def test_a_file_that_was_imported_under_another_name_is_imported_by_its_own(
         monkeypatch.setitem(sys.modules, name, module)
     writer = Expressions()
     assert writer.imported(module.make) == "make"
-    assert writer.imports == {"make": "my_net"}
+    assert writer.imports == {"make": ("my_net", "make")}
 
 
 def _hook(slim: Any) -> None:
@@ -277,3 +278,45 @@ def test_hooks_that_change_nothing_are_taken_with_inputs(tmp_path: Path) -> None
     slim: Any = graphprune.prune_model(Recurrent().eval(), 0.5, x)
     slim.last.register_forward_hook(lambda module, given, output: None)
     assert graphprune.export_loader(slim, tmp_path, example_inputs=x).exists()
+
+
+NAMES = ("load", "build", "Path", "torch", "Tensor", "partial", "aligned", "WEIGHTS", "Skip")
+SOURCE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+"""
+
+
+def test_factories_called_as_what_the_file_defines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers = "".join(f"\n\ndef {name}():\n    return Net()\n" for name in NAMES)
+    (tmp_path / "makers_of_nets.py").write_text(SOURCE + makers)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    makers_of_nets, x = importlib.import_module("makers_of_nets"), torch.randn(2, 4)
+    for name in NAMES:
+        make = getattr(makers_of_nets, name)
+        slim = graphprune.prune_model(make().eval(), 0.5, x)
+        path = graphprune.export_loader(slim, tmp_path / name, factory=make, example_inputs=x)
+        assert f"from makers_of_nets import {name} as makers_of_nets_{name}\n" in path.read_text()
+        spec = importlib.util.spec_from_file_location("written", path)
+        assert spec is not None
+        assert spec.loader is not None
+        written = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(written)
+        assert torch.equal(written.load()(x), slim(x))
+
+
+def test_things_of_two_modules_that_are_called_alike() -> None:
+    writer = Expressions({"load": "json"})
+    first, second = writer.of(resnet_cifar.resnet20), writer.of(functools.partial)
+    assert (first, second, writer.of(json.load)) == ("resnet20", "partial", "load")
+    assert writer.of(torch.load) == "torch_serialization_load"
+    assert "from torch.serialization import load as torch_serialization_load" in list(writer.import_lines())
+    assert "from json import load" in list(writer.import_lines())
