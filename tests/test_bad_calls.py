@@ -174,7 +174,7 @@ def with_nan() -> tuple[nn.Module, ...]:
 def test_another_criterion_is_advised_where_it_may_help() -> None:
     network = nn.Sequential(*with_nan())
     graph = graphprune.trace(network, torch.randn(2, 4))
-    for importance, helps in (("l2", False), ("wanda", True)):
+    for importance, helps in (("l2", False), ("taylor", True)):
         with pytest.raises(GraphpruneError) as caught:
             graph.plan(0.5, importance=importance, calibration=[torch.randn(2, 4)])
         assert ("importance='l2'" in caught.value.do) is helps
